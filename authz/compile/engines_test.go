@@ -1,0 +1,277 @@
+package compile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh"
+)
+
+// choices is where random tests and the fuzzer take their choices from.
+type choices interface{ IntN(n int) int }
+
+// bytesSource makes choices of a fuzzer's bytes, and zeros when they are used up.
+type bytesSource struct{ data []byte }
+
+func (b *bytesSource) IntN(n int) int {
+	if len(b.data) < 2 {
+		return 0
+	}
+	v := binary.LittleEndian.Uint16(b.data)
+	b.data = b.data[2:]
+	return int(v) % n
+}
+
+// Words are few, so that rules meet calls, and some are prefixes of others, so that the trees branch.
+type words struct {
+	namespaces, accounts, domains, hosts, methods, segments, headers []string
+}
+
+func vocabulary() words {
+	return words{
+		namespaces: []string{"a", "ab", "abc", "b", "shop"},
+		accounts:   []string{"web", "we", "api", "w"},
+		domains:    []string{"td.example", "old.example", "x.example"},
+		hosts:      []string{"a.shop", "ab.shop", "b.shop:80", "A.Shop", "shop", "x.a.shop"},
+		methods:    []string{"GET", "GETS", "POST", "PUT"},
+		segments:   []string{"a", "ab", "b", "admin", "x%2Fy"},
+		headers:    []string{"red", "re", "blue", ""},
+	}
+}
+
+func pick[T any](s choices, list []T) T { return list[s.IntN(len(list))] }
+
+// some is up to three values, mostly exact.
+func some(s choices, value func() string) []string {
+	var out []string
+	for range 1 + s.IntN(3) {
+		v := value()
+		switch s.IntN(8) {
+		case 0:
+			v = v[:s.IntN(len(v)+1)] + "*"
+		case 1:
+			v = "*" + v[s.IntN(len(v)+1):]
+		}
+		if v == "" {
+			v = "*"
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (w words) path(s choices) string {
+	p := ""
+	for range 1 + s.IntN(3) {
+		p += "/" + pick(s, w.segments)
+	}
+	return p
+}
+
+func (w words) template(s choices) string {
+	p := ""
+	for range s.IntN(3) {
+		p += "/" + pick(s, append([]string{"{*}"}, w.segments[:3]...))
+	}
+	return p + pick(s, []string{"/{*}", "/{**}", "/{**}/a", "/{*}/b"})
+}
+
+func (w words) principal(s choices) string {
+	return pick(s, w.domains) + "/ns/" + pick(s, w.namespaces) + "/sa/" + pick(s, w.accounts)
+}
+
+// maybe fills the positive list, the negative one, or seldom both.
+func maybe(s choices, want, not *[]string, values func() []string) {
+	switch n := s.IntN(8); {
+	case n < 5:
+		*want = values()
+	case n < 7:
+		*not = values()
+	default:
+		*want, *not = values(), values()
+	}
+}
+
+func (w words) source(s choices) *security.Source {
+	out := &security.Source{}
+	for range 1 + s.IntN(2) {
+		switch s.IntN(6) {
+		case 0, 1:
+			maybe(s, &out.Principals, &out.NotPrincipals, func() []string { return some(s, func() string { return w.principal(s) }) })
+		case 2:
+			maybe(s, &out.Namespaces, &out.NotNamespaces, func() []string { return some(s, func() string { return pick(s, w.namespaces) }) })
+		case 3:
+			maybe(s, &out.ServiceAccounts, &out.NotServiceAccounts, func() []string {
+				return []string{pick(s, w.accounts), pick(s, w.namespaces) + "/" + pick(s, w.accounts)}[:1+s.IntN(2)]
+			})
+		case 4:
+			maybe(s, &out.TrustDomains, &out.NotTrustDomains, func() []string { return some(s, func() string { return pick(s, w.domains) }) })
+		case 5:
+			maybe(s, &out.IpBlocks, &out.NotIpBlocks, func() []string { return []string{fmt.Sprintf("10.0.0.%d/%d", s.IntN(4), 30+s.IntN(3))} })
+		}
+	}
+	return out
+}
+
+func (w words) operation(s choices) *security.Operation {
+	out := &security.Operation{}
+	for range 1 + s.IntN(2) {
+		switch s.IntN(6) {
+		case 0, 1:
+			maybe(s, &out.Paths, &out.NotPaths, func() []string { return some(s, func() string { return w.path(s) }) })
+		case 2:
+			maybe(s, &out.Paths, &out.NotPaths, func() []string { return []string{w.template(s), w.path(s)}[:1+s.IntN(2)] })
+		case 3:
+			maybe(s, &out.Hosts, &out.NotHosts, func() []string { return some(s, func() string { return pick(s, w.hosts) }) })
+		case 4:
+			maybe(s, &out.Methods, &out.NotMethods, func() []string { return some(s, func() string { return pick(s, w.methods) }) })
+		case 5:
+			maybe(s, &out.Ports, &out.NotPorts, func() []string { return []string{pick(s, []string{"80", "8080"})} })
+		}
+	}
+	return out
+}
+
+func (w words) condition(s choices) *security.Condition {
+	out := &security.Condition{}
+	switch s.IntN(4) {
+	case 0:
+		out.Key = "request.headers[x]"
+		maybe(s, &out.Values, &out.NotValues, func() []string { return some(s, func() string { return pick(s, w.headers) }) })
+	case 1:
+		out.Key = "source.principal"
+		maybe(s, &out.Values, &out.NotValues, func() []string { return some(s, func() string { return w.principal(s) }) })
+	case 2:
+		out.Key = "source.namespace"
+		maybe(s, &out.Values, &out.NotValues, func() []string { return some(s, func() string { return pick(s, w.namespaces) }) })
+	case 3:
+		out.Key = "request.headers[:method]"
+		maybe(s, &out.Values, &out.NotValues, func() []string { return some(s, func() string { return pick(s, w.methods) }) })
+	}
+	return out
+}
+
+func (w words) policies(s choices) []*policy {
+	var out []*policy
+	for i := range 1 + s.IntN(5) {
+		p := &policy{Meta: mesh.Meta{Key: mesh.Key{Namespace: pick(s, []string{"shop", "istio-system"}), Name: fmt.Sprint(i)}},
+			Spec: &security.AuthorizationPolicy{Action: pick(s, []security.AuthorizationPolicy_Action{0, 0, 1, 1, 2})}}
+		for range 1 + s.IntN(8) {
+			r := &security.Rule{}
+			for range s.IntN(3) {
+				r.From = append(r.From, &security.Rule_From{Source: w.source(s)})
+			}
+			for range s.IntN(3) {
+				r.To = append(r.To, &security.Rule_To{Operation: w.operation(s)})
+			}
+			if s.IntN(3) == 0 {
+				r.When = append(r.When, w.condition(s))
+			}
+			p.Spec.Rules = append(p.Spec.Rules, r)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func (w words) call(s choices) (*authz.Connection, *authz.Request) {
+	c := &authz.Connection{SourceIP: netip.AddrFrom4([4]byte{10, 0, 0, byte(s.IntN(5))}), DestinationPort: pick(s, []uint16{80, 8080})}
+	if s.IntN(8) > 0 {
+		uri := "spiffe://" + w.principal(s)
+		if s.IntN(8) == 0 {
+			uri += "/more"
+		}
+		id, err := identity.Parse(uri)
+		if err != nil {
+			panic(err)
+		}
+		c.Peer.ID = id
+	}
+	if s.IntN(6) == 0 {
+		return c, nil
+	}
+	r := &authz.Request{Method: pick(s, w.methods), Host: pick(s, append([]string{"", "B.SHOP:80"}, w.hosts...)), Path: w.path(s)}
+	r.DecodedPath = r.Path
+	if s.IntN(3) == 0 {
+		r.DecodedPath = w.path(s)
+	}
+	var h fields
+	for range s.IntN(3) {
+		h = append(h, [2]string{"x", pick(s, w.headers)})
+	}
+	r.Headers = h
+	return c, r
+}
+
+// compare holds the indexed engine against the oracle over calls, and returns how many were decided by a rule.
+func compare(t *testing.T, w words, s choices, calls int) (byRule int) {
+	t.Helper()
+	policies := w.policies(s)
+	linear, err := CompileLinear(policies, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	indexed, err := build(policies, options, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := authz.NewProgram(indexed)
+	for range calls {
+		c, r := w.call(s)
+		_, want := linear.Decide(c, r)
+		_, got := x.Decide(c, r)
+		if id(got.Rule) != id(want.Rule) || id(got.Audit) != id(want.Audit) || got.Reason != want.Reason || got.Allowed != want.Allowed {
+			t.Fatalf("policies %v\nconnection %+v\nrequest %+v\nindexed %+v %s\nlinear  %+v %s", policies, c, r, got, id(got.Rule), want, id(want.Rule))
+		}
+		if want.Rule != nil {
+			byRule++
+		}
+	}
+	return byRule
+}
+
+func id(r *authz.RuleRef) string {
+	if r == nil {
+		return "none"
+	}
+	return r.ID
+}
+
+func TestIndexedAgainstLinear(t *testing.T) {
+	w := vocabulary()
+	r := rand.New(rand.NewPCG(3, 11))
+	const programs, calls = 2000, 150
+	byRule := 0
+	for range programs {
+		byRule += compare(t, w, r, calls)
+	}
+	// A comparison of calls that no rule decides would show little.
+	if total := programs * calls; byRule < total/5 || byRule > total*19/20 {
+		t.Errorf("%d of %d calls were decided by a rule", byRule, total)
+	}
+}
+
+func FuzzEngines(f *testing.F) {
+	r := rand.New(rand.NewPCG(5, 8))
+	for range 4 {
+		seed := make([]byte, 600)
+		for i := range seed {
+			seed[i] = byte(r.IntN(256))
+		}
+		f.Add(seed)
+	}
+	w := vocabulary()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 4096 {
+			return
+		}
+		compare(t, w, &bytesSource{data}, 20)
+	})
+}

@@ -1,0 +1,75 @@
+package compile
+
+import (
+	"net/netip"
+
+	"github.com/signet-mesh/signet/authz"
+)
+
+// facts is one judgement's view of a connection and its request. It lives on the stack of Judge.
+type facts struct {
+	// wide is true while DENY and AUDIT rules are judged: in doubt they match. ALLOW rules in doubt don't.
+	wide bool
+
+	principal, namespace, name, trustDomain, sni string
+
+	source, remote, destination netip.Addr
+	port                        uint16
+
+	// canonical and decoded are the readings of the path, path the one in use; ambiguous says that they differ.
+	canonical, decoded, path string
+	ambiguous                bool
+	method, authority        string
+	headers                  authz.Headers
+}
+
+func (f *facts) read(c *authz.Connection, r *authz.Request) {
+	id := c.Peer.ID
+	f.principal, f.namespace, f.name, f.trustDomain = id.Principal(), id.Namespace(), id.ServiceAccount(), id.TrustDomain()
+	f.source, f.destination = c.SourceIP.Unmap(), c.DestinationIP.Unmap()
+	f.port, f.sni = c.DestinationPort, c.SNI
+	f.remote = f.source
+	if r == nil {
+		return
+	}
+	f.canonical, f.decoded = r.Path, r.DecodedPath
+	if f.decoded == "" {
+		f.decoded = f.canonical
+	}
+	f.ambiguous = f.canonical != f.decoded
+	f.method, f.authority, f.headers = r.Method, r.Host, r.Headers
+	if r.RemoteIP.IsValid() {
+		f.remote = r.RemoteIP.Unmap()
+	}
+}
+
+func (f *facts) address(a attribute) netip.Addr {
+	switch a {
+	case sourceIP:
+		return f.source
+	case remoteIP:
+		return f.remote
+	default:
+		return f.destination
+	}
+}
+
+func (f *facts) text(a attribute) string {
+	switch a {
+	case principal:
+		return f.principal
+	case namespace:
+		return f.namespace
+	case trustDomain:
+		return f.trustDomain
+	case sni:
+		return f.sni
+	case method:
+		return f.method
+	case path:
+		return f.path
+	case authority:
+		return f.authority
+	}
+	return ""
+}

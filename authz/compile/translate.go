@@ -1,0 +1,257 @@
+package compile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/mesh"
+)
+
+// dryRun is Istio's annotation for policies that are judged without effect.
+const dryRun = "istio.io/dry-run"
+
+// translator reads one policy into rules.
+type translator struct {
+	policy  *mesh.Typed[*security.AuthorizationPolicy]
+	options Options
+}
+
+func (t *translator) rules() ([]*rule, error) {
+	spec := t.policy.Spec
+	switch spec.GetAction() {
+	case security.AuthorizationPolicy_ALLOW, security.AuthorizationPolicy_AUDIT:
+	case security.AuthorizationPolicy_DENY:
+		if len(spec.GetRules()) == 0 {
+			return nil, t.fail("spec.rules", errors.New("is empty: a DENY without rules never denies"))
+		}
+	default:
+		return nil, t.fail("spec.action", fmt.Errorf("%s is not supported", spec.GetAction()))
+	}
+	if spec.GetTargetRef() != nil || len(spec.GetTargetRefs()) > 0 {
+		return nil, t.fail("spec.targetRefs", errors.New("is not supported"))
+	}
+	if v := t.policy.Annotations[dryRun]; v == "true" {
+		return nil, t.fail("metadata.annotations["+dryRun+"]", fmt.Errorf("%q is not supported", v))
+	}
+	out := make([]*rule, 0, len(spec.GetRules()))
+	for i, r := range spec.GetRules() {
+		read, err := t.rule(r, i)
+		if err != nil {
+			return nil, t.fail("spec", below("rules", i, "", err))
+		}
+		out = append(out, read)
+	}
+	return out, nil
+}
+
+// fail names the policy, where it stands and the field.
+func (t *translator) fail(field string, cause error) error {
+	where := ""
+	if p := t.policy.Position; p.File != "" {
+		where = p.File + ":" + strconv.Itoa(p.Line) + ": "
+	}
+	return fmt.Errorf("%scompiling AuthorizationPolicy %s/%s: %w", where, t.policy.Namespace, t.policy.Name, at(field, cause))
+}
+
+// fieldError is an error about a field.
+type fieldError struct {
+	path  string
+	cause error
+}
+
+func (e *fieldError) Error() string { return e.path + ": " + e.cause.Error() }
+
+func (e *fieldError) Unwrap() error { return e.cause }
+
+// at puts a field's name before the path of an error.
+func at(name string, err error) error {
+	var inner *fieldError
+	if errors.As(err, &inner) {
+		return &fieldError{name + "." + inner.path, inner.cause}
+	}
+	return &fieldError{name, err}
+}
+
+// below is at for a member of a list's element; member may be empty.
+func below(list string, i int, member string, err error) error {
+	if member != "" {
+		err = at(member, err)
+	}
+	return at(list+"["+strconv.Itoa(i)+"]", err)
+}
+
+func (t *translator) rule(r *security.Rule, index int) (*rule, error) {
+	out := &rule{ref: authz.NewRuleRef(t.policy.Namespace, t.policy.Name, index)}
+	for i, from := range r.GetFrom() {
+		fields := source(from.GetSource())
+		g, err := t.group(fields[:])
+		if err != nil {
+			return nil, below("from", i, "source", err)
+		}
+		out.from = append(out.from, g)
+	}
+	for i, to := range r.GetTo() {
+		fields := operation(to.GetOperation())
+		g, err := t.group(fields[:])
+		if err != nil {
+			return nil, below("to", i, "operation", err)
+		}
+		out.to = append(out.to, g)
+	}
+	for i, when := range r.GetWhen() {
+		c, err := t.condition(when)
+		if err != nil {
+			return nil, below("when", i, "", err)
+		}
+		out.when = append(out.when, c)
+	}
+	out.byPath = slices.ContainsFunc(out.to, func(g group) bool {
+		return slices.ContainsFunc(g, func(c clause) bool { return c.attr == path })
+	})
+	return out, nil
+}
+
+// field is a positive and a negative list with their names.
+type field struct {
+	attr      attribute
+	header    string
+	name, not string
+	want, bad []string
+}
+
+func source(s *security.Source) [7]field {
+	return [7]field{
+		{principal, "", "principals", "notPrincipals", s.GetPrincipals(), s.GetNotPrincipals()},
+		{namespace, "", "namespaces", "notNamespaces", s.GetNamespaces(), s.GetNotNamespaces()},
+		{account, "", "serviceAccounts", "notServiceAccounts", s.GetServiceAccounts(), s.GetNotServiceAccounts()},
+		{trustDomain, "", "trustDomains", "notTrustDomains", s.GetTrustDomains(), s.GetNotTrustDomains()},
+		{sourceIP, "", "ipBlocks", "notIpBlocks", s.GetIpBlocks(), s.GetNotIpBlocks()},
+		{remoteIP, "", "remoteIpBlocks", "notRemoteIpBlocks", s.GetRemoteIpBlocks(), s.GetNotRemoteIpBlocks()},
+		{unsupported, "", "requestPrincipals", "notRequestPrincipals", s.GetRequestPrincipals(), s.GetNotRequestPrincipals()},
+	}
+}
+
+func operation(o *security.Operation) [4]field {
+	return [4]field{
+		{host, "", "hosts", "notHosts", o.GetHosts(), o.GetNotHosts()},
+		{destinationPort, "", "ports", "notPorts", o.GetPorts(), o.GetNotPorts()},
+		{method, "", "methods", "notMethods", o.GetMethods(), o.GetNotMethods()},
+		{path, "", "paths", "notPaths", o.GetPaths(), o.GetNotPaths()},
+	}
+}
+
+func (t *translator) group(fields []field) (group, error) {
+	n := 0
+	for _, f := range fields {
+		if len(f.want) > 0 || len(f.bad) > 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil, errors.New("is empty")
+	}
+	g := make(group, 0, n)
+	for _, f := range fields {
+		if len(f.want) == 0 && len(f.bad) == 0 {
+			continue
+		}
+		c, err := t.clause(f)
+		if err != nil {
+			return nil, err
+		}
+		g = append(g, c)
+	}
+	return g, nil
+}
+
+func (t *translator) condition(when *security.Condition) (clause, error) {
+	f := field{name: "values", not: "notValues", want: when.GetValues(), bad: when.GetNotValues()}
+	var err error
+	if f.attr, f.header, err = key(when.GetKey()); err != nil {
+		return clause{}, at("key", err)
+	}
+	if len(f.want) == 0 && len(f.bad) == 0 {
+		return clause{}, at("values", errors.New("and notValues are both empty"))
+	}
+	return t.clause(f)
+}
+
+func (t *translator) clause(f field) (c clause, err error) {
+	c.attr, c.name = f.attr, f.header
+	if c.want, err = t.values(f.attr, f.name, f.want); err != nil {
+		return clause{}, err
+	}
+	if c.not, err = t.values(f.attr, f.not, f.bad); err != nil {
+		return clause{}, err
+	}
+	return c, nil
+}
+
+// values reads one list, nil if it is empty. It errs as a fieldError.
+func (t *translator) values(a attribute, name string, list []string) (v *values, err error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	v = &values{}
+	var patterns []pattern
+	for i, s := range list {
+		switch a {
+		case unsupported:
+			err = errors.New("is not supported: it needs request authentication")
+		case sourceIP, remoteIP, destinationIP:
+			var n netip.Prefix
+			n, err = parseBlock(s)
+			v.nets = append(v.nets, n)
+		case destinationPort:
+			var n uint64
+			if n, err = strconv.ParseUint(s, 10, 16); err != nil || n == 0 {
+				err = fmt.Errorf("%q is not a port", s)
+			}
+			v.ports = append(v.ports, uint16(n))
+		case account:
+			var sa serviceAccount
+			sa, err = parseAccount(s, t.policy.Namespace)
+			v.accounts = append(v.accounts, sa)
+		case principal:
+			if strings.HasPrefix(s, "spiffe://") {
+				err = fmt.Errorf("%q: principals are written without spiffe://", s)
+				break
+			}
+			for _, s := range t.options.expand(s) {
+				if p, err2 := parsePattern(s); err2 != nil {
+					err = err2
+				} else {
+					patterns = append(patterns, p)
+				}
+			}
+		default:
+			var p pattern
+			p, err = parseText(a, s)
+			patterns = append(patterns, p)
+		}
+		if err != nil {
+			return nil, at(name+"["+strconv.Itoa(i)+"]", err)
+		}
+	}
+	if patterns != nil {
+		return newValues(a, patterns), nil
+	}
+	return v, nil
+}
+
+func parseText(a attribute, s string) (pattern, error) {
+	switch a {
+	case path:
+		return parsePath(s)
+	case host:
+		s = strings.ToLower(s)
+	}
+	return parsePattern(s)
+}

@@ -1,0 +1,122 @@
+// Package cli holds the commands of the three executables. signet, signetd and signet-proxy are the same code under other
+// names: a command is built here once and mounted where it belongs.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signet-mesh/signet/cmd/internal/up"
+)
+
+// Exit codes of all executables.
+const (
+	ExitOK      = 0
+	ExitFailure = 1 // something failed while it ran
+	ExitMistake = 2 // a flag, a file or an object is wrong; nothing was started
+)
+
+// mistake marks an error as the caller's: exit code 2.
+type mistake struct{ error }
+
+func (m mistake) Unwrap() error { return m.error }
+
+// exit is an error that has said what it has to say and only sets the code.
+type exit struct{ code int }
+
+func (e exit) Error() string { return fmt.Sprintf("exit %d", e.code) }
+
+// Main runs a root command until it is done, SIGINT or SIGTERM, and returns the exit code.
+func Main(root *cobra.Command) int {
+	if runtime.GOOS != "linux" {
+		fmt.Fprintf(os.Stderr, "%s: Signet runs on Linux: it needs network addresses per workload, parent-death signals and /proc, which %s lacks\n", root.Name(), runtime.GOOS)
+		return ExitFailure
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return mistake{fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())}
+	})
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	var code exit
+	if errors.As(err, &code) {
+		return code.code
+	}
+	fmt.Fprintf(os.Stderr, "%s: %v\n", root.Name(), err)
+	var m mistake
+	var refused *up.RefusedError
+	var procfile *up.ProcfileError
+	var control *up.ControlError
+	switch {
+	case errors.As(err, &m), errors.As(err, &refused), errors.As(err, &procfile):
+		return ExitMistake
+	case errors.As(err, &control) && control.Code == ExitMistake:
+		return ExitMistake
+	}
+	return ExitFailure
+}
+
+// args wraps cobra's check of positional arguments so that what is wrong is a mistake.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, a []string) error {
+		if err := check(c, a); err != nil {
+			return mistake{fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())}
+		}
+		return nil
+	}
+}
+
+// Version is the module's version and commit, as the build knows them.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	return v
+}
+
+// stateHome is where state goes by default: $XDG_STATE_HOME, else ~/.local/state.
+func stateHome() (string, error) {
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "signet"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the state directory: set $XDG_STATE_HOME or --state: %w", err)
+	}
+	return filepath.Join(home, ".local", "state", "signet"), nil
+}
+
+// newLog is what every process logs to: text on standard error, each line naming the workload that speaks.
+func newLog(workload string) *slog.Logger {
+	l := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if workload != "" {
+		l = l.With("workload", workload)
+	}
+	return l
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: args(cobra.NoArgs),
+		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), Version()) },
+	}
+}

@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/signet-mesh/signet/ca/attest"
+	"github.com/signet-mesh/signet/cmd/internal/supervise"
+	"github.com/signet-mesh/signet/cmd/internal/up"
+)
+
+// Signet is the person's tool.
+func Signet() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "signet",
+		Short: "Mutual TLS, identities and access policies for the programs of this machine or mesh",
+		Long: `signet runs and inspects a service mesh's security plane: a CA that gives every workload a SPIFFE
+identity, sidecars that enforce mutual TLS with it, and Istio's routing and authorization objects
+applied on that same path.
+
+Start with:   signet up deploy/demo
+
+Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or objects.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	control := Signetd()
+	control.Use, control.Hidden = up.RoleControl+" DIR", true
+	sidecar := Proxy()
+	sidecar.Use, sidecar.Hidden = up.RoleSidecar, true
+	root.AddCommand(newUp(), newValidate(), newCA(), newVersion(), control, sidecar, newProgram())
+	return root
+}
+
+func newUp() *cobra.Command {
+	var cfg up.Config
+	var output string
+	c := &cobra.Command{
+		Use:   "up DIR",
+		Short: "Run a whole mesh on this machine",
+		Long: `Run the mesh that DIR describes: a control plane (CA and configuration discovery), one sidecar process
+for each WorkloadEntry with a service account, and the programs of DIR/Procfile.
+
+DIR holds Istio's objects in *.yaml (WorkloadEntry, ServiceEntry, Sidecar, VirtualService,
+DestinationRule, AuthorizationPolicy, PeerAuthentication, MeshConfig in the ConfigMap istio). They are
+watched: a change takes effect within a second. A file that is broken or refused is reported with its
+line and field, and what ran goes on running; at the start nothing is started then, and the exit code
+is 2.
+
+DIR/Procfile has a line "name: command" for each program. One that is named NAMESPACE.WORKLOAD starts
+when that workload's sidecar is ready, with its http_proxy and no_proxy=127.0.0.1. Programs that end
+are reported and restarted.
+
+When every sidecar has its certificate and its configuration, a table (or with -o json one object on
+one line) is printed to standard output. Logs and access logs go to standard error. Ctrl-C ends all of
+it within ten seconds.`,
+		Example: `  signet up deploy/demo
+  signet up --trust-domain shop.example --control-address 127.0.0.1:0 -o json ./mesh`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, a []string) error {
+			var err error
+			cfg.Dir, cfg.Stdout, cfg.Stderr, cfg.Log = a[0], c.OutOrStdout(), os.Stderr, newLog("signet-system.up")
+			switch output {
+			case "", "table":
+			case "json":
+				cfg.JSON = true
+			default:
+				return mistake{fmt.Errorf("--output %q: want table or json", output)}
+			}
+			if cfg.State, err = stateDir(cfg.State, cfg.TrustDomain); err != nil {
+				return err
+			}
+			if cfg.Executable, err = os.Executable(); err != nil {
+				return fmt.Errorf("finding this executable: %w", err)
+			}
+			if st, err := os.Stat(cfg.Dir); err != nil {
+				return mistake{err}
+			} else if !st.IsDir() {
+				return mistake{fmt.Errorf("%s is not a directory", cfg.Dir)}
+			}
+			if err := checkTTL(cfg.TTL); err != nil {
+				return err
+			}
+			if err := supervise.EndWithParent(); err != nil {
+				return err
+			}
+			return up.Run(c.Context(), cfg)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
+	f.StringVar(&cfg.State, "state", "", "directory that keeps the CA (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
+	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime of workload certificates (default 24h, at most 2160h)")
+	f.StringVar(&cfg.ControlAddress, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
+	f.StringVarP(&output, "output", "o", "table", "what to print when ready: table or json")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// checkTTL refuses lifetimes that the CA would refuse or that rotation can't keep up with.
+func checkTTL(d time.Duration) error {
+	const least, most = 5 * time.Second, 90 * 24 * time.Hour
+	if d != 0 && (d < least || d > most) {
+		return mistake{fmt.Errorf("--workload-cert-ttl %s: want between %s and %s", d, least, most)}
+	}
+	return nil
+}
+
+func stateDir(given, trustDomain string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	home, err := stateHome()
+	if err != nil {
+		return "", mistake{err}
+	}
+	return filepath.Join(home, trustDomain), nil
+}
+
+func newProgram() *cobra.Command {
+	return &cobra.Command{
+		Use: up.RoleProgram, Hidden: true, Args: args(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, a []string) error {
+			code, err := supervise.RunProgram(c.Context(), a[0])
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			return exit{code}
+		},
+	}
+}
+
+func newCA() *cobra.Command {
+	c := &cobra.Command{Use: "ca", Short: "Work with the CA of this machine", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(newToken())
+	return c
+}
+
+func newToken() *cobra.Command {
+	var state, trustDomain string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use:   "token NAMESPACE/WORKLOAD",
+		Short: "Mint a join token for one workload",
+		Long: `Mint a join token with which the sidecar of one WorkloadEntry gets its first certificate:
+
+    signet ca token shop/cart > cart.token          on the CA's host
+    signet-proxy --control HOST:15012 --token cart.token    on the workload's
+
+The token carries the hash of the CA's root, so that the sidecar knows whom to trust. It is good for the
+first key that presents it, until it expires. Keep it secret: whoever presents it first is the workload.
+The control plane may be running; it need not be restarted.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, a []string) error {
+			namespace, workload, ok := strings.Cut(a[0], "/")
+			if !ok || namespace == "" || workload == "" {
+				return mistake{fmt.Errorf("%q: want NAMESPACE/WORKLOAD", a[0])}
+			}
+			dir, err := stateDir(state, trustDomain)
+			if err != nil {
+				return err
+			}
+			token, err := attest.MintToken(dir, namespace, workload, ttl)
+			if err != nil {
+				return mistake{err}
+			}
+			fmt.Fprintln(c.OutOrStdout(), token)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&state, "state", "", "state directory of the CA (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
+	f.StringVar(&trustDomain, "trust-domain", "cluster.local", "trust domain, which names the default state directory")
+	f.DurationVar(&ttl, "ttl", attest.DefaultTokenTTL, "how long the token may be redeemed")
+	return c
+}

@@ -1,0 +1,164 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	networking "istio.io/api/networking/v1"
+	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// inbound makes the listeners of Sidecar.ingress and their clusters.
+func (c *compiler) inbound() ([]Inbound, error) {
+	if c.view.Sidecar == nil {
+		return nil, nil
+	}
+	var out []Inbound
+	for i, in := range c.view.Sidecar.Spec.Ingress {
+		l, err := c.ingress(in)
+		if err != nil {
+			return nil, c.inSidecar("ingress", i, err)
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+func (c *compiler) inSidecar(list string, i int, err error) error {
+	m := &c.view.Sidecar.Meta
+	return fmt.Errorf("Sidecar %s/%s: spec.%s[%d]: %w", m.Namespace, m.Name, list, i, err)
+}
+
+func (c *compiler) ingress(in *networking.IstioIngressListener) (Inbound, error) {
+	bind, err := bindAddress(in.Bind, c.view.Self.Address, in.GetPort().GetNumber())
+	if err != nil {
+		return Inbound{}, err
+	}
+	target, err := defaultEndpoint(in.DefaultEndpoint, c.view.Self.Address, bind.Port())
+	if err != nil {
+		return Inbound{}, err
+	}
+	if target == bind.String() {
+		return Inbound{}, fmt.Errorf("defaultEndpoint %q is the listener itself", in.DefaultEndpoint)
+	}
+	l := Inbound{Bind: bind, HTTP: classOf(in.Port) == mesh.HTTP, Mode: modeOf(c.view, bind.Port()),
+		Cluster: "inbound|" + strconv.Itoa(int(bind.Port())) + "||", Service: c.servedBy(bind.Port())}
+	if _, twice := c.specs[l.Cluster]; twice {
+		return Inbound{}, fmt.Errorf("port %d is there twice", bind.Port())
+	}
+	c.specs[l.Cluster] = upstream.Spec{Name: l.Cluster, ConnectTimeout: c.view.Mesh.ConnectTimeout, Destination: l.Service,
+		Targets: []upstream.Target{{Address: target, Party: c.parties.self}}}
+	return l, nil
+}
+
+// bindAddress is where a listener binds: bind as it is, else fallback.
+func bindAddress(bind string, fallback netip.Addr, port uint32) (netip.AddrPort, error) {
+	if port == 0 || port > 65535 {
+		return netip.AddrPort{}, fmt.Errorf("port number %d is not 1 to 65535", port)
+	}
+	addr := fallback
+	if bind != "" {
+		var err error
+		if addr, err = netip.ParseAddr(bind); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("bind %q is not an IP address", bind)
+		}
+	}
+	return netip.AddrPortFrom(addr, uint16(port)), nil
+}
+
+// defaultEndpoint is the program's address: loopback and Unix sockets as written, an unspecified address means the
+// workload's own, absent means 127.0.0.1 and the listener's port.
+func defaultEndpoint(s string, own netip.Addr, port uint16) (string, error) {
+	switch {
+	case s == "":
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port).String(), nil
+	case strings.HasPrefix(s, "unix:///"):
+		return s, nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || a.Port() == 0 {
+		return "", fmt.Errorf("defaultEndpoint %q is neither IP:PORT nor unix:///PATH", s)
+	}
+	switch a.Addr() {
+	case netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback():
+		return a.String(), nil
+	case netip.IPv4Unspecified(), netip.IPv6Unspecified():
+		return netip.AddrPortFrom(own, a.Port()).String(), nil
+	}
+	return "", fmt.Errorf("defaultEndpoint %q must be on 127.0.0.1, [::1], 0.0.0.0 or [::]", s)
+}
+
+// classOf is the class of a declared protocol; without one the port's name decides by Istio's convention (http, http-x).
+func classOf(p *networking.SidecarPort) mesh.Protocol {
+	declared := strings.ToUpper(p.GetProtocol())
+	if declared == "" {
+		declared, _, _ = strings.Cut(strings.ToUpper(p.GetName()), "-")
+	}
+	if declared == "HTTP" {
+		return mesh.HTTP
+	}
+	return mesh.TCP
+}
+
+// servedBy is the service that this port of the workload is an endpoint of: the first by host.
+func (c *compiler) servedBy(port uint16) *proxy.Destination {
+	self := workloadKey(c.view.Self)
+	for _, s := range c.view.Served {
+		for i := range s.Endpoints {
+			for j := range s.Endpoints[i] {
+				e := &s.Endpoints[i][j]
+				if a, err := netip.ParseAddrPort(e.Address); err == nil && e.Workload == self && a.Port() == port {
+					return c.destination(s)
+				}
+			}
+		}
+	}
+	return &proxy.Destination{}
+}
+
+// modeOf is the mTLS mode of a port of the workload: port, workload, namespace, mesh; UNSET inherits; none at all is
+// PERMISSIVE. In each scope the oldest policy speaks.
+func modeOf(v *mesh.View, port uint16) Mode {
+	var byScope [3]*security.PeerAuthentication
+	for _, p := range v.PeerAuthentication {
+		at := 1
+		switch {
+		case len(p.Spec.GetSelector().GetMatchLabels()) > 0:
+			at = 0
+		case p.Namespace == v.Mesh.RootNamespace:
+			at = 2
+		}
+		if byScope[at] == nil {
+			byScope[at] = p.Spec
+		}
+	}
+	if byScope[0] != nil {
+		if m, set := readMode(byScope[0].PortLevelMtls[uint32(port)]); set {
+			return m
+		}
+	}
+	for _, p := range byScope {
+		if m, set := readMode(p.GetMtls()); set {
+			return m
+		}
+	}
+	return Permissive
+}
+
+func readMode(m *security.PeerAuthentication_MutualTLS) (Mode, bool) {
+	switch m.GetMode() {
+	case security.PeerAuthentication_MutualTLS_UNSET:
+		return Strict, false
+	case security.PeerAuthentication_MutualTLS_PERMISSIVE:
+		return Permissive, true
+	case security.PeerAuthentication_MutualTLS_DISABLE:
+		return Disable, true
+	}
+	return Strict, true // and whatever else there may be one day
+}

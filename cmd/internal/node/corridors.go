@@ -1,0 +1,313 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signet-mesh/signet/cmd/internal/compile"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/inbound"
+	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/outbound"
+	"github.com/signet-mesh/signet/proxy/telemetry"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// corridors owns the listeners of a sidecar: apply makes them follow a view, all or nothing.
+type corridors struct {
+	n *Node
+
+	mu       sync.Mutex // guards what follows
+	in       map[netip.AddrPort]*running[*inbound.Listener]
+	out      map[netip.AddrPort]*running[*outbound.Listener]
+	metrics  *running[*http.Server]
+	shown    *shown
+	notify   chan struct{} // closed by the next apply
+	stopped  bool
+	inFlight sync.WaitGroup // every listener's Run
+}
+
+// shown is what Status says of the configuration in force.
+type shown struct {
+	inbound    []string
+	outbound   string
+	metrics    string
+	generation string
+}
+
+// running is a listener with the end of its life.
+type running[T any] struct {
+	value T
+	addr  string
+	stop  context.CancelFunc
+}
+
+func newCorridors(n *Node) *corridors {
+	return &corridors{n: n, in: map[netip.AddrPort]*running[*inbound.Listener]{},
+		out: map[netip.AddrPort]*running[*outbound.Listener]{}, notify: make(chan struct{})}
+}
+
+// apply compiles a view and runs on it. On an error nothing has changed. New sockets are opened before anything is swapped,
+// so that an address that is taken refuses the whole view.
+func (c *corridors) apply(v *mesh.View) error {
+	w, err := compile.Compile(v)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return nil
+	}
+	opened, err := c.open(w)
+	if err != nil {
+		return err
+	}
+	clusters := c.n.upstreams.Update(w.Clusters)
+	c.swapInbound(w, clusters, opened)
+	c.swapOutbound(w, clusters, opened)
+	if ln := opened[c.metricsAddr(w)]; ln != nil {
+		c.startMetrics(ln, c.metricsAddr(w))
+	}
+	c.n.recorder.SetAccessLog(accessLog(w.Settings))
+	c.retain(w, clusters)
+	c.show(w)
+	for _, warning := range w.Warnings {
+		c.n.cfg.Log.Warn("configuration refers to what is not there", "detail", warning)
+	}
+	close(c.notify)
+	c.notify = make(chan struct{})
+	return nil
+}
+
+func accessLog(s mesh.Settings) telemetry.AccessLog {
+	switch {
+	case !s.AccessLog:
+		return telemetry.LogOff
+	case s.AccessLogJSON:
+		return telemetry.LogJSON
+	}
+	return telemetry.LogText
+}
+
+func (c *corridors) metricsAddr(w *compile.Workload) netip.AddrPort {
+	return netip.AddrPortFrom(w.Self.Address, MetricsPort)
+}
+
+// open opens every socket that w needs and that is not open yet.
+func (c *corridors) open(w *compile.Workload) (map[netip.AddrPort]net.Listener, error) {
+	opened := map[netip.AddrPort]net.Listener{}
+	need := []netip.AddrPort{}
+	for i := range w.Inbound {
+		if c.in[w.Inbound[i].Bind] == nil {
+			need = append(need, w.Inbound[i].Bind)
+		}
+	}
+	for i := range w.Outbound {
+		if c.out[w.Outbound[i].Bind] == nil {
+			need = append(need, w.Outbound[i].Bind)
+		}
+	}
+	if m := c.metricsAddr(w); c.metrics == nil || c.metrics.addr != m.String() {
+		need = append(need, m)
+	}
+	for _, addr := range need {
+		ln, err := listen(addr.String())
+		if err != nil {
+			for _, o := range opened {
+				o.Close()
+			}
+			return nil, err
+		}
+		opened[addr] = ln
+	}
+	return opened, nil
+}
+
+func (c *corridors) swapInbound(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
+	keep := map[netip.AddrPort]bool{}
+	for i := range w.Inbound {
+		p := &w.Inbound[i]
+		keep[p.Bind] = true
+		conf := inboundConfig(w, p, clusters)
+		if r := c.in[p.Bind]; r != nil {
+			r.value.Swap(conf)
+			continue
+		}
+		l := inbound.New(opened[p.Bind], c.n.rotator, c.n.recorder, conf)
+		c.in[p.Bind] = &running[*inbound.Listener]{value: l, addr: p.Bind.String(), stop: c.start(l.Run)}
+	}
+	prune(c.in, keep)
+}
+
+func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
+	keep := map[netip.AddrPort]bool{}
+	for i := range w.Outbound {
+		o := &w.Outbound[i]
+		keep[o.Bind] = true
+		conf := c.outboundConfig(w, o, clusters)
+		if r := c.out[o.Bind]; r != nil {
+			r.value.Swap(conf)
+			continue
+		}
+		l := outbound.New(opened[o.Bind], c.n.recorder, conf)
+		c.out[o.Bind] = &running[*outbound.Listener]{value: l, addr: o.Bind.String(), stop: c.start(l.Run)}
+	}
+	prune(c.out, keep)
+}
+
+// prune stops the listeners that no configuration names any more; they drain by themselves.
+func prune[T any](all map[netip.AddrPort]*running[T], keep map[netip.AddrPort]bool) {
+	for addr, r := range all {
+		if !keep[addr] {
+			r.stop()
+			delete(all, addr)
+		}
+	}
+}
+
+// start runs a listener until its stop is called.
+func (c *corridors) start(run func(context.Context) error) context.CancelFunc {
+	ctx, cancel := context.WithCancel(c.n.life)
+	c.inFlight.Go(func() {
+		if err := run(ctx); err != nil {
+			c.n.cfg.Log.Error("listener ended", "error", err)
+		}
+	})
+	return cancel
+}
+
+func inboundConfig(w *compile.Workload, p *compile.Inbound, clusters map[string]*upstream.Cluster) *inbound.Config {
+	protocol := mesh.TCP
+	if p.HTTP {
+		protocol = mesh.HTTP
+	}
+	mode := inbound.Strict
+	switch p.Mode {
+	case compile.Permissive:
+		mode = inbound.Permissive
+	case compile.Disable:
+		mode = inbound.Disable
+	}
+	return &inbound.Config{
+		Bind: p.Bind, Protocol: protocol, Mode: mode, Cluster: clusters[p.Cluster], Program: w.Program,
+		Judge: judge.New(w.Settings), ID: w.Self.ID, Self: w.Party, Service: p.Service,
+		Source: w.Parties.Source, Detection: w.Settings.ProtocolDetectionTimeout,
+	}
+}
+
+func (c *corridors) outboundConfig(w *compile.Workload, o *compile.Outbound, clusters map[string]*upstream.Cluster) *outbound.Config {
+	kind := outbound.HTTPProxy
+	switch o.Kind {
+	case compile.HTTP:
+		kind = outbound.HTTP
+	case compile.TCP:
+		kind = outbound.TCP
+	}
+	reserved := w.Reserved
+	if control, err := netip.ParseAddrPort(c.n.cfg.Control); err == nil {
+		reserved = reserved.With(control)
+	}
+	return &outbound.Config{
+		Kind: kind, Table: o.Table, DefaultPort: o.DefaultPort(), Destinations: o.Destinations, Service: o.Service,
+		Clusters: clusters, AllowAny: w.AllowAny, Forbids: reserved.Forbids, Dialer: c.n.upstreams,
+		ConnectTimeout: w.Settings.ConnectTimeout, Judge: judge.New(w.Settings), Self: w.Party, Address: w.Self.Address,
+	}
+}
+
+// retain lets the recorder forget the series of what the mesh no longer has.
+func (c *corridors) retain(w *compile.Workload, clusters map[string]*upstream.Cluster) {
+	services := make([]*proxy.Destination, 0, len(clusters))
+	for _, cl := range clusters {
+		services = append(services, cl.Destination())
+	}
+	for i := range w.Inbound {
+		services = append(services, w.Inbound[i].Service)
+	}
+	c.n.recorder.Retain(w.Parties.All(), services)
+}
+
+func (c *corridors) startMetrics(ln net.Listener, addr netip.AddrPort) {
+	if c.metrics != nil {
+		c.metrics.stop()
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /stats/prometheus", c.n.recorder.Handler())
+	mux.HandleFunc("GET /healthz/ready", func(rw http.ResponseWriter, _ *http.Request) {
+		if _, ok := c.n.Status(); !ok {
+			http.Error(rw, "not ready", http.StatusServiceUnavailable)
+		}
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	stop := c.start(func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, func() { srv.Close() })()
+		if err := srv.Serve(ln); err != http.ErrServerClosed {
+			return err
+		}
+		return nil
+	})
+	c.metrics = &running[*http.Server]{value: srv, addr: addr.String(), stop: stop}
+}
+
+func (c *corridors) show(w *compile.Workload) {
+	s := &shown{metrics: c.metricsAddr(w).String(), generation: fmt.Sprintf("%p", w)}
+	for i := range w.Inbound {
+		s.inbound = append(s.inbound, w.Inbound[i].Bind.String())
+	}
+	slices.Sort(s.inbound)
+	for i := range w.Outbound {
+		if w.Outbound[i].Kind == compile.HTTPProxy && s.outbound == "" {
+			s.outbound = w.Outbound[i].Bind.String()
+		}
+	}
+	c.shown = s
+}
+
+func (c *corridors) current() *shown {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shown
+}
+
+func (c *corridors) changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.notify
+}
+
+// list names the open listeners, for the admin page.
+func (c *corridors) list() map[string][]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string][]string{"inbound": {}, "outbound": {}}
+	for _, r := range c.in {
+		out["inbound"] = append(out["inbound"], r.addr)
+	}
+	for _, r := range c.out {
+		out["outbound"] = append(out["outbound"], r.addr)
+	}
+	slices.Sort(out["inbound"])
+	slices.Sort(out["outbound"])
+	return out
+}
+
+// stop ends every listener and waits until what is in flight is done.
+func (c *corridors) stop() {
+	c.mu.Lock()
+	c.stopped = true
+	prune(c.in, nil)
+	prune(c.out, nil)
+	if c.metrics != nil {
+		c.metrics.stop()
+	}
+	c.mu.Unlock()
+	c.inFlight.Wait()
+}

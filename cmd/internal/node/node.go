@@ -1,0 +1,259 @@
+// Package node assembles a sidecar: the identity client, SDS, configuration discovery and the two corridors of one
+// workload.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/signet-mesh/signet/ca/attest"
+	"github.com/signet-mesh/signet/ca/caclient"
+	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/certs/rotate"
+	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/adsclient"
+	"github.com/signet-mesh/signet/proxy/admin"
+	"github.com/signet-mesh/signet/proxy/telemetry"
+	"github.com/signet-mesh/signet/proxy/upstream"
+	"github.com/signet-mesh/signet/sds/sdsserver"
+)
+
+// Sockets inside Config.RunDir.
+const (
+	SDSSocket   = "sds.sock"
+	AdminSocket = "admin.sock"
+)
+
+// MetricsPort serves /stats/prometheus and /healthz/ready on the workload's address.
+const MetricsPort = 15020
+
+// Config is what a sidecar is told on its command line.
+type Config struct {
+	// Control is host:port of the control plane's CA and ADS.
+	Control string
+	// Token gives the join token; it is asked each time one is needed.
+	Token func() (string, error)
+	// RunDir takes the SDS and admin sockets; it is made 0700.
+	RunDir string
+	// StateDir keeps key and certificate over restarts; "" keeps them in memory only.
+	StateDir string
+	// TTL is the certificate lifetime to ask for; 0 leaves it to the CA.
+	TTL     time.Duration
+	Version string
+	Log     *slog.Logger
+	// AccessLog takes access log lines.
+	AccessLog io.Writer
+	// OnReady is called after each change of Status that is ready, from one goroutine; nil for none.
+	OnReady func(Status)
+}
+
+// Status is what a ready sidecar says of itself. It is the workload's part of `signet up -o json`.
+type Status struct {
+	Name      string    `json:"name"`
+	Namespace string    `json:"namespace"`
+	SPIFFEID  string    `json:"spiffeID"`
+	Inbound   []string  `json:"inbound"`
+	Outbound  string    `json:"outbound"`
+	SDS       string    `json:"sds"`
+	Admin     string    `json:"admin"`
+	Metrics   string    `json:"metrics"`
+	NotAfter  time.Time `json:"notAfter"`
+	// Generation is the configuration that the sidecar runs on; not part of the object that `up` prints.
+	Generation string `json:"-"`
+}
+
+// Node is one sidecar.
+type Node struct {
+	cfg       Config
+	namespace string
+	workload  string
+	rotator   *rotate.Rotator
+	sds       *sdsserver.Server
+	upstreams *upstream.Set
+	recorder  *telemetry.Recorder
+	admin     *admin.Server
+	// life is the context of everything below the listeners; set once by Run.
+	life context.Context
+
+	// corridors is owned by apply, which adsclient calls one at a time; mu guards it against Status.
+	mu        sync.Mutex
+	corridors *corridors
+	ads       *adsclient.Client
+}
+
+// New reads the token to learn whose sidecar this is, and builds it. Nothing is opened before Run.
+func New(cfg Config) (*Node, error) {
+	text, err := cfg.Token()
+	if err != nil {
+		return nil, err
+	}
+	token, err := attest.ParseToken(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading join token: %w", err)
+	}
+	n := &Node{cfg: cfg, namespace: token.Namespace, workload: token.Workload}
+	client, err := caclient.New(caclient.Options{Addr: cfg.Control, Token: cfg.Token, Workload: n.namespace + "/" + n.workload})
+	if err != nil {
+		return nil, err
+	}
+	var store rotate.Store
+	if cfg.StateDir != "" {
+		store = rotate.FileStore(cfg.StateDir)
+	}
+	if n.rotator, err = rotate.New(rotate.Config{Issuer: client, Log: cfg.Log, TTL: cfg.TTL, Store: store}); err != nil {
+		return nil, err
+	}
+	n.sds, err = sdsserver.New(sdsserver.Config{Socket: filepath.Join(cfg.RunDir, SDSSocket), Source: n.rotator, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	n.upstreams = upstream.NewSet(n.rotator, upstream.Options{Log: cfg.Log})
+	n.recorder = telemetry.New(telemetry.Config{
+		Workload: n.namespace + "." + n.workload, Writer: cfg.AccessLog, Log: cfg.Log, Source: n.rotator,
+		Version: cfg.Version, AccessLog: telemetry.LogText,
+	})
+	n.admin = admin.New(admin.Config{Socket: filepath.Join(cfg.RunDir, AdminSocket), Status: func() any { return n.dump() }})
+	n.corridors = newCorridors(n)
+	return n, nil
+}
+
+// Run runs the sidecar until ctx ends, then drains: listeners first, identity and connections to others last.
+func (n *Node) Run(ctx context.Context) error {
+	if err := os.MkdirAll(n.cfg.RunDir, 0o700); err != nil {
+		return fmt.Errorf("making run directory: %w", err)
+	}
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	n.life = below
+	g, failed := errgroup.WithContext(below)
+	g.Go(func() error { return n.rotator.Run(below) })
+	g.Go(func() error { return n.sds.Run(below) })
+	g.Go(func() error { return n.upstreams.Run(below) })
+	g.Go(func() error { return n.recorder.Run(below) })
+	g.Go(func() error { return n.admin.Run(below) })
+	g.Go(func() error { return n.discover(below) })
+	if n.cfg.OnReady != nil {
+		g.Go(func() error { n.report(below); return nil })
+	}
+	select {
+	case <-ctx.Done():
+	case <-failed.Done():
+	}
+	n.corridors.stop()
+	stop()
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// discover waits for the first certificate, which says what the trust domain is, and then follows ADS.
+func (n *Node) discover(ctx context.Context) error {
+	svid := waitSVID(ctx, n.rotator)
+	if svid == nil {
+		return nil
+	}
+	server, err := identity.ControlPlane(svid.ID.TrustDomain())
+	if err != nil {
+		return err
+	}
+	client, err := adsclient.New(adsclient.Config{
+		Addr: n.cfg.Control, Source: n.rotator, Server: server, Namespace: n.namespace, Workload: n.workload,
+		Log: n.cfg.Log, Apply: func(v *mesh.View) error { return n.corridors.apply(v) },
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.ads = client
+	n.mu.Unlock()
+	return client.Run(ctx)
+}
+
+func waitSVID(ctx context.Context, src certs.Source) *certs.SVID {
+	for {
+		snap, changed := src.Watch()
+		if snap.SVID != nil {
+			return snap.SVID
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// report tells OnReady of each new state in which the sidecar has a certificate and a configuration.
+func (n *Node) report(ctx context.Context) {
+	var last Status
+	for {
+		_, renewed := n.rotator.Watch()
+		applied := n.corridors.changed()
+		if s, ok := n.Status(); ok && (s.NotAfter != last.NotAfter || s.Generation != last.Generation) {
+			last = s
+			n.cfg.OnReady(s)
+		}
+		select {
+		case <-renewed:
+		case <-applied:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Status is the sidecar's state; false while it lacks a certificate or a configuration.
+func (n *Node) Status() (Status, bool) {
+	snap := n.rotator.Current()
+	view := n.corridors.current()
+	if snap.SVID == nil || view == nil {
+		return Status{}, false
+	}
+	return Status{
+		Name: n.workload, Namespace: n.namespace, SPIFFEID: snap.SVID.ID.String(),
+		Inbound: view.inbound, Outbound: view.outbound, Metrics: view.metrics,
+		SDS: filepath.Join(n.cfg.RunDir, SDSSocket), Admin: filepath.Join(n.cfg.RunDir, AdminSocket),
+		NotAfter: snap.SVID.Leaf().NotAfter, Generation: view.generation,
+	}, true
+}
+
+// dump is what the admin socket shows.
+func (n *Node) dump() any {
+	s, ready := n.Status()
+	n.mu.Lock()
+	ads := n.ads
+	n.mu.Unlock()
+	out := map[string]any{"ready": ready, "workload": s, "version": n.cfg.Version}
+	if ads != nil {
+		out["discovery"] = ads.Status()
+	}
+	r := n.rotator.Status()
+	cert := map[string]any{"notBefore": r.NotBefore, "notAfter": r.NotAfter, "nextAttempt": r.NextAttempt, "failures": r.Failures, "renewals": r.Renewals}
+	if r.LastError != nil {
+		cert["lastError"] = r.LastError.Error()
+	}
+	out["certificate"] = cert
+	out["listeners"] = n.corridors.list()
+	return out
+}
+
+// listen opens a TCP listener; a busy address is an error that says so.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("opening listener %s: %w", addr, err)
+	}
+	return ln, nil
+}

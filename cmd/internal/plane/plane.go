@@ -1,0 +1,216 @@
+// Package plane assembles the control plane: the CA and configuration discovery behind one TLS port, fed by a directory of
+// authored objects.
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/signet-mesh/signet/ca"
+	"github.com/signet-mesh/signet/ca/attest"
+	"github.com/signet-mesh/signet/ca/authority"
+	"github.com/signet-mesh/signet/ca/caserver"
+	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/certs/rotate"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/adsserver"
+	"github.com/signet-mesh/signet/mesh/dir"
+)
+
+// Config is what a control plane is told on its command line.
+type Config struct {
+	// Dir holds the authored objects, State the CA's keys, join tokens and the last good security objects.
+	Dir, State  string
+	TrustDomain string
+	// Listener is the control port: CA and ADS.
+	Listener net.Listener
+	// Metrics serves /metrics; nil serves none.
+	Metrics net.Listener
+	// TTL is the lifetime of certificates for which none was asked; 0 means ca.DefaultTTL.
+	TTL time.Duration
+	Log *slog.Logger
+	// OnReady is called once, when the control port is served; nil for none.
+	OnReady func()
+}
+
+// Plane is a control plane.
+type Plane struct {
+	cfg       Config
+	dir       *dir.Dir
+	snapshots *snapshots
+}
+
+// New builds a control plane; nothing is read or opened before Run.
+func New(cfg Config) *Plane {
+	p := &Plane{cfg: cfg, snapshots: &snapshots{changed: make(chan struct{})}}
+	p.dir = dir.New(dir.Config{
+		Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Log: cfg.Log, Persist: filepath.Join(cfg.State, "last-good.json"),
+		OnChange: func(s *mesh.Snapshot, _ []mesh.Problem) { p.snapshots.set(s) },
+	})
+	return p
+}
+
+// Run serves until ctx ends.
+func (p *Plane) Run(ctx context.Context) error {
+	auth, err := authority.Open(p.cfg.State, p.cfg.TrustDomain, authority.Options{Log: p.cfg.Log})
+	if err != nil {
+		return err
+	}
+	defer auth.Close()
+	snapshot, _, err := p.dir.Load()
+	if err != nil {
+		return err
+	}
+	p.snapshots.set(snapshot)
+	issuer, err := ca.New(ca.Options{TrustDomain: p.cfg.TrustDomain, Keys: auth, Log: p.cfg.Log, DefaultTTL: p.cfg.TTL})
+	if err != nil {
+		return err
+	}
+	tokens := attest.NewTokens(p.cfg.State)
+	attestor, err := attest.New(p.cfg.TrustDomain, tokens, p.snapshots)
+	if err != nil {
+		return err
+	}
+	own, err := rotate.New(rotate.Config{Issuer: issuer.ControlPlane(), Log: p.cfg.Log})
+	if err != nil {
+		return err
+	}
+	ads, err := adsserver.New(adsserver.Config{Source: p.snapshots, Log: p.cfg.Log})
+	if err != nil {
+		return err
+	}
+	door, err := caserver.New(caserver.Options{CA: issuer, Attestor: attestor})
+	if err != nil {
+		return err
+	}
+	tlsConfig := caserver.TLSConfig(own, auth.Roots)
+	server := grpc.NewServer(append(adsserver.ServerOptions(), grpc.Creds(credentials.NewTLS(tlsConfig)))...)
+	door.Register(server)
+	ads.Register(server)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(ads, door)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return auth.Run(ctx) })
+	g.Go(func() error { return tokens.Run(ctx, p.cfg.Log) })
+	g.Go(func() error { return own.Run(ctx) })
+	g.Go(func() error { return p.dir.Run(ctx) })
+	g.Go(func() error { return ads.Run(ctx) })
+	g.Go(func() error { return p.serve(ctx, server) })
+	g.Go(func() error { return p.report(ctx, own) })
+	g.Go(func() error { return serveMetrics(ctx, p.cfg.Metrics, registry) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// report calls OnReady once the control plane can prove itself.
+func (p *Plane) report(ctx context.Context, own certs.Source) error {
+	for {
+		snap, changed := own.Watch()
+		if snap.SVID != nil {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if p.cfg.OnReady != nil {
+		p.cfg.OnReady()
+	}
+	return nil
+}
+
+// serve runs the gRPC server; streams get two seconds to end when ctx does.
+func (p *Plane) serve(ctx context.Context, server *grpc.Server) error {
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		timer := time.AfterFunc(2*time.Second, server.Stop)
+		defer timer.Stop()
+		server.GracefulStop()
+	})
+	err := server.Serve(p.cfg.Listener)
+	if !stop() {
+		<-stopped
+	}
+	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serving control port: %w", err)
+	}
+	return nil
+}
+
+func serveMetrics(ctx context.Context, ln net.Listener, registry *prometheus.Registry) error {
+	if ln == nil {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(ln); err != http.ErrServerClosed {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return nil
+}
+
+// snapshots is the configuration in force: the adsserver.Source and attest.Workloads of this process.
+type snapshots struct {
+	mu      sync.Mutex // guards what follows
+	current *mesh.Snapshot
+	changed chan struct{}
+}
+
+func (s *snapshots) set(snapshot *mesh.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = snapshot
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Watch implements adsserver.Source.
+func (s *snapshots) Watch() (adsserver.Views, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil {
+		return nil, s.changed
+	}
+	return s.current, s.changed
+}
+
+func (s *snapshots) get() *mesh.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// ServiceAccount implements attest.Workloads.
+func (s *snapshots) ServiceAccount(namespace, workload string) (string, bool) {
+	if snapshot := s.get(); snapshot != nil {
+		return snapshot.ServiceAccount(namespace, workload)
+	}
+	return "", false
+}
+
+// Holds implements attest.Workloads.
+func (s *snapshots) Holds(namespace, serviceAccount string) bool {
+	snapshot := s.get()
+	return snapshot != nil && snapshot.Holds(namespace, serviceAccount)
+}

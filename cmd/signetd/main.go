@@ -1,0 +1,10 @@
+// Command signetd is the control plane: the CA and configuration discovery.
+package main
+
+import (
+	"os"
+
+	"github.com/signet-mesh/signet/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main(cli.Signetd())) }

@@ -1,0 +1,123 @@
+package adsclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/signet-mesh/signet/mesh/adswire"
+)
+
+// connectTimeout bounds TCP and TLS together.
+const connectTimeout = 5 * time.Second
+
+// maxDetailBytes is how much of an error is sent back in a NACK.
+const maxDetailBytes = 4096
+
+// stream connects and receives until the connection is lost.
+func (c *Client) stream(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Addr,
+		grpc.WithTransportCredentials(credentials.NewTLS(c.tls.Clone())),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adswire.MaxMessageBytes), grpc.MaxCallSendMsgSize(adswire.MaxMessageBytes)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+	)
+	if err != nil {
+		return fmt.Errorf("connecting to %q: %w", c.cfg.Addr, err)
+	}
+	defer conn.Close()
+	g, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting to %q: %w", c.cfg.Addr, err)
+	}
+	c.held.incomplete = false
+	if err := c.subscribe(g); err != nil {
+		return err
+	}
+	// The server sends its header when it has admitted us; none means that it has not, and Recv says why.
+	if header, err := g.Header(); err == nil && header != nil {
+		c.state.connected()
+	}
+	for {
+		r, err := g.Recv()
+		if err != nil {
+			return fmt.Errorf("receiving from %q: %w", c.cfg.Addr, err)
+		}
+		c.state.received(len(r.GetResources())+len(r.GetRemovedResources()), proto.Size(r))
+		if err := c.answer(g, r); err != nil {
+			return err
+		}
+	}
+}
+
+type deltaStream = discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+
+// subscribe asks for all of each type and says what is held of it; the marker last, which starts the server.
+func (c *Client) subscribe(g deltaStream) error {
+	for i, typ := range append(adswire.Types(), adswire.GenerationType) {
+		r := &discovery.DeltaDiscoveryRequest{
+			TypeUrl:                 typ,
+			ResourceNamesSubscribe:  []string{"*"},
+			InitialResourceVersions: c.held.versions(typ),
+		}
+		if i == 0 {
+			r.Node = adswire.Node(c.cfg.Namespace, c.cfg.Workload)
+		}
+		if err := send(g, r); err != nil {
+			return fmt.Errorf("subscribing to %q: %w", typ, err)
+		}
+	}
+	return nil
+}
+
+// answer takes a response and acknowledges or refuses it. Its error ends the stream.
+func (c *Client) answer(g deltaStream, r *discovery.DeltaDiscoveryResponse) error {
+	var refusal error
+	if r.GetTypeUrl() == adswire.GenerationType {
+		refusal = c.held.mark(r)
+	} else {
+		refusal = c.held.take(r)
+	}
+	if errors.Is(refusal, errResync) {
+		return refusal
+	}
+	reply := &discovery.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce()}
+	switch {
+	case refusal != nil:
+		detail := refusal.Error()
+		reply.ErrorDetail = &spb.Status{Code: int32(codes.InvalidArgument), Message: strings.ToValidUTF8(detail[:min(len(detail), maxDetailBytes)], "")}
+		c.state.refused(detail)
+		c.cfg.Log.Warn("configuration refused; the last good one goes on", "type", r.GetTypeUrl(), "error", detail)
+	case r.GetTypeUrl() == adswire.GenerationType:
+		c.state.applied(c.held.generation)
+		c.cfg.Log.Debug("configuration applied", "generation", c.held.generation)
+	}
+	return send(g, reply)
+}
+
+// send turns the io.EOF of a broken stream into what broke it.
+func send(g deltaStream, r *discovery.DeltaDiscoveryRequest) error {
+	err := g.Send(r)
+	if err == nil {
+		return nil
+	}
+	if _, cause := g.Recv(); cause != nil {
+		return cause
+	}
+	return err
+}

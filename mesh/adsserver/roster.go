@@ -1,0 +1,151 @@
+package adsserver
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signet-mesh/signet/identity"
+)
+
+// NACK is a proxy's refusal of something it was sent.
+type NACK struct {
+	Time time.Time
+	// Type is the type URL; adswire.GenerationType where the proxy could read everything but not run on it.
+	Type string
+	// Detail is the proxy's own message, at most 4 KiB.
+	Detail string
+}
+
+// ProxyStatus is what is known of one proxy.
+type ProxyStatus struct {
+	Node      string // NAMESPACE/WORKLOAD
+	ID        identity.ID
+	Remote    string // address of the caller
+	Connected bool
+	// Since is when the stream began, or for a proxy that is not connected when it ended.
+	Since time.Time
+	// Wanted is the generation that was last computed for the proxy, Acked the one it said it runs on; "" for none.
+	Wanted, Acked string
+	// LastNACK is nil if nothing was refused since a generation was last acknowledged.
+	LastNACK *NACK
+}
+
+// InSync reports whether the proxy is connected and runs on what was last computed for it.
+func (p ProxyStatus) InSync() bool { return p.Connected && p.Wanted != "" && p.Wanted == p.Acked }
+
+// roster knows the proxies by node, and that each has one stream.
+type roster struct {
+	mu      sync.Mutex
+	streams int
+	proxies map[string]*seat
+}
+
+// seat is one node's place. All of it is guarded by the roster's mutex.
+type seat struct {
+	status ProxyStatus
+	stream *stream // nil when not connected
+}
+
+func (r *roster) enter(limit int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.streams >= limit {
+		return false
+	}
+	r.streams++
+	return true
+}
+
+func (r *roster) leave() {
+	r.mu.Lock()
+	r.streams--
+	r.mu.Unlock()
+}
+
+// sit gives the node's seat to a stream and ends the stream that had it.
+func (r *roster) sit(st *stream, remote string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.proxies == nil {
+		r.proxies = map[string]*seat{}
+	}
+	s := r.proxies[st.node]
+	if s == nil {
+		s = &seat{status: ProxyStatus{Node: st.node}}
+		r.proxies[st.node] = s
+	}
+	if s.stream != nil {
+		close(s.stream.replaced)
+	}
+	s.stream = st
+	s.status.ID, s.status.Remote, s.status.Connected, s.status.Since = st.id, remote, true, time.Now()
+	s.status.Wanted, s.status.Acked = "", ""
+}
+
+// rise takes the seat from a stream that ended, unless another has it already. gone removes it altogether.
+func (r *roster) rise(st *stream, gone bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.proxies[st.node]
+	if s == nil || s.stream != st {
+		return
+	}
+	s.stream = nil
+	s.status.Connected, s.status.Since = false, time.Now()
+	if gone {
+		delete(r.proxies, st.node)
+	}
+}
+
+// note changes the status of a stream's proxy, unless the seat is another stream's by now.
+func (r *roster) note(st *stream, change func(*ProxyStatus)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.proxies[st.node]; s != nil && s.stream == st {
+		change(&s.status)
+	}
+}
+
+// Status lists the proxies seen whose workload still exists, by node.
+func (s *Server) Status() []ProxyStatus {
+	views, _ := s.cfg.Source.Watch()
+	s.roster.mu.Lock()
+	out := make([]ProxyStatus, 0, len(s.roster.proxies))
+	for _, seat := range s.roster.proxies {
+		out = append(out, seat.status)
+	}
+	s.roster.mu.Unlock()
+	out = slices.DeleteFunc(out, func(p ProxyStatus) bool { return !p.Connected && s.forget(views, p.Node) })
+	slices.SortFunc(out, func(a, b ProxyStatus) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+// forget drops the seat of a node that is not connected and whose workload is gone.
+func (s *Server) forget(views Views, node string) bool {
+	if views == nil {
+		return false
+	}
+	ns, name, _ := strings.Cut(node, "/")
+	if _, ok := views.View(ns, name); ok {
+		return false
+	}
+	s.roster.mu.Lock()
+	defer s.roster.mu.Unlock()
+	if seat := s.roster.proxies[node]; seat != nil && seat.stream == nil {
+		delete(s.roster.proxies, node)
+	}
+	return true
+}
+
+// Proxy is the status of one node; false if it never connected.
+func (s *Server) Proxy(node string) (ProxyStatus, bool) {
+	s.roster.mu.Lock()
+	defer s.roster.mu.Unlock()
+	seat := s.roster.proxies[node]
+	if seat == nil {
+		return ProxyStatus{}, false
+	}
+	return seat.status, true
+}

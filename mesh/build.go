@@ -1,0 +1,105 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// BuildOptions says what a snapshot is built for.
+type BuildOptions struct {
+	TrustDomain string
+}
+
+// Build judges objects against each other and makes the snapshot of those that stand. Problems of severity Refused name
+// objects that were left out (a duplicate key, the newer of two Sidecars that select one workload, ...); references to
+// what does not exist are Dangling warnings. The input is not modified.
+func Build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
+	b := &builder{}
+	stand := b.distinct(objects)
+	w := newWorld(stand, opts.TrustDomain)
+	b.sidecars(w)
+	w.sidecars = slices.DeleteFunc(w.sidecars, b.drop)
+	b.listeners(w, w.workloads)
+	w.sidecars = slices.DeleteFunc(w.sidecars, b.drop)
+	for key := range b.dropped {
+		delete(w.objects, key)
+	}
+	b.workloads(w)
+	b.references(w)
+	s := &Snapshot{world: w, objects: sortedObjects(w.objects), hash: w.hash(nil)}
+	return s, b.problems
+}
+
+// builder is the state of one Build.
+type builder struct {
+	problems []Problem
+	dropped  map[Key]bool
+}
+
+func (b *builder) report(s Severity, o *Object, field, format string, args ...any) {
+	p := Problem{Severity: s, Position: o.where(field), Key: o.Key, Field: field, Message: fmt.Sprintf(format, args...)}
+	b.problems = append(b.problems, p)
+}
+
+// dangle reports a reference to what does not exist.
+func (b *builder) dangle(o *Object, field, format string, args ...any) {
+	b.report(Warning, o, field, format, args...)
+	b.problems[len(b.problems)-1].Dangling = true
+}
+
+// refuse leaves an object out.
+func (b *builder) refuse(o *Object, field, format string, args ...any) {
+	b.report(Refused, o, field, format, args...)
+	if b.dropped == nil {
+		b.dropped = make(map[Key]bool)
+	}
+	b.dropped[o.Key] = true
+}
+
+func (b *builder) drop(s *sidecarObject) bool { return b.dropped[s.Key] }
+
+// distinct keeps the first object of each key, and refuses the others by the first one's position.
+func (b *builder) distinct(objects []*Object) []*Object {
+	first := make(map[Key]*Object, len(objects))
+	out := make([]*Object, 0, len(objects))
+	for _, o := range objects {
+		if have, dup := first[o.Key]; dup {
+			b.report(Refused, o, "", "is defined twice, first at %s", have.Position)
+			continue
+		}
+		first[o.Key] = o
+		out = append(out, o)
+	}
+	return out
+}
+
+func sortedObjects(m map[Key]*Object) []*Object {
+	out := make([]*Object, 0, len(m))
+	for _, o := range m {
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b *Object) int { return compareKeys(a.Key, b.Key) })
+	return out
+}
+
+// hash is over what can change a view: the order by age, keys, labels, annotations and specs of the objects, never where
+// they stand. nil means all objects.
+func (w *world) hash(objects []*Object) string {
+	if objects == nil {
+		objects = sortedObjects(w.objects)
+	}
+	objects = slices.Clone(objects)
+	slices.SortFunc(objects, older)
+	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", w.trustDomain)
+	for _, o := range objects {
+		// Maps print sorted. A spec that does not marshal (invalid UTF-8) never got past Parse.
+		spec, err := proto.MarshalOptions{Deterministic: true}.Marshal(o.Spec)
+		fmt.Fprintf(h, "%q %q %q %x %v\n", o.Key, o.Labels, o.Annotations, spec, err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

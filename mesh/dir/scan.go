@@ -1,0 +1,137 @@
+package dir
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/signet-mesh/signet/mesh"
+)
+
+// file is what was read of one file.
+type file struct {
+	info fs.FileInfo
+	sum  [sha256.Size]byte
+	// held says that the file says nothing about what it defines: it is empty, or can't be read as YAML. Its last good
+	// objects stay.
+	held     bool
+	objects  []*mesh.Object
+	problems []mesh.Problem
+}
+
+// recent is how long after its last change a file is read even if size and time look the same: a second write within the
+// granularity of the clock of the file system changes neither.
+const recent = 2 * time.Second
+
+// scan reads every file that changed and forgets those that are gone; it reports whether anything did.
+func (d *Dir) scan(now time.Time) (bool, error) {
+	list, err := os.ReadDir(d.config.Dir)
+	if err != nil {
+		return false, fmt.Errorf("reading configuration directory: %w", err)
+	}
+	changed, seen := false, make(map[string]bool)
+	for _, e := range list {
+		name := filepath.Join(d.config.Dir, e.Name())
+		if !readable(e.Name()) {
+			continue
+		}
+		info, err := os.Stat(name)
+		if err != nil || !info.Mode().IsRegular() {
+			continue // gone between the two calls, or no file: judged as absent
+		}
+		if seen[name] = true; len(seen) > MaxFiles {
+			return false, fmt.Errorf("reading configuration directory: %s holds more than %d files", d.config.Dir, MaxFiles)
+		}
+		if have := d.files[name]; have != nil && same(have.info, info) && now.Sub(info.ModTime()) > recent {
+			continue
+		}
+		if d.read(name, info, now) {
+			changed = true
+		}
+	}
+	for name := range d.files {
+		if !seen[name] {
+			delete(d.files, name)
+			changed = true
+		}
+	}
+	return changed, nil
+}
+
+// readable reports whether a name is one that is read: not an editor's, and of a known ending.
+func readable(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+func same(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+}
+
+// read parses one file and reports whether its content changed.
+func (d *Dir) read(name string, info fs.FileInfo, now time.Time) bool {
+	data, err := readLimited(name)
+	if os.IsNotExist(err) {
+		return false
+	}
+	have := d.files[name]
+	if err != nil {
+		broken := &file{info: info, held: true, problems: []mesh.Problem{{Position: mesh.Position{File: name}, Message: err.Error()}}}
+		d.files[name] = broken
+		return have == nil || len(have.problems) != 1 || have.problems[0].Message != err.Error()
+	}
+	sum := sha256.Sum256(data)
+	if have != nil && have.sum == sum {
+		have.info = info
+		return false
+	}
+	f := &file{info: info, sum: sum}
+	d.files[name] = f
+	if len(bytes.TrimSpace(data)) == 0 {
+		f.held = true
+		return true
+	}
+	f.objects, f.problems = mesh.Parse(name, data, mesh.ParseOptions{TrustDomain: d.config.TrustDomain, Now: now})
+	for i := range f.problems {
+		f.held = f.held || f.problems[i].WholeFile()
+	}
+	for _, o := range f.objects {
+		d.firstSeen(o, now)
+	}
+	return true
+}
+
+// firstSeen gives an object that carries no time of its own the time it was first seen. The object was just parsed and
+// nobody else has it yet.
+func (d *Dir) firstSeen(o *mesh.Object, now time.Time) {
+	if !o.Created.Equal(now) {
+		return
+	}
+	if t, ok := d.created[o.Key]; ok {
+		o.Created = t
+		return
+	}
+	d.created[o.Key] = now
+}
+
+// readLimited reads at most one byte more than a file may have, which is enough to refuse it.
+func readLimited(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, mesh.MaxFileBytes+1))
+}

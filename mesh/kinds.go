@@ -1,0 +1,58 @@
+package mesh
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	meshconfig "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1"
+	security "istio.io/api/security/v1"
+)
+
+// The API groups of the kinds that are read.
+const (
+	GroupNetworking = "networking.istio.io"
+	GroupSecurity   = "security.istio.io"
+	GroupCore       = ""
+)
+
+// The kinds that are read. MeshConfig travels in a ConfigMap (group "").
+const (
+	KindWorkloadEntry       = "WorkloadEntry"
+	KindServiceEntry        = "ServiceEntry"
+	KindSidecar             = "Sidecar"
+	KindVirtualService      = "VirtualService"
+	KindDestinationRule     = "DestinationRule"
+	KindAuthorizationPolicy = "AuthorizationPolicy"
+	KindPeerAuthentication  = "PeerAuthentication"
+	KindConfigMap           = "ConfigMap"
+)
+
+// DefaultRootNamespace is where mesh-wide objects live unless MeshConfig.rootNamespace says otherwise.
+const DefaultRootNamespace = "istio-system"
+
+// DefaultNamespace is the namespace of an object that names none.
+const DefaultNamespace = "default"
+
+// NewSpec returns an empty spec of the kind, and false for a kind that is not read. The spec of ConfigMap is
+// *meshconfig.MeshConfig.
+func NewSpec(group, kind string) (proto.Message, bool) {
+	switch group + "/" + kind {
+	case GroupNetworking + "/" + KindWorkloadEntry:
+		return &networking.WorkloadEntry{}, true
+	case GroupNetworking + "/" + KindServiceEntry:
+		return &networking.ServiceEntry{}, true
+	case GroupNetworking + "/" + KindSidecar:
+		return &networking.Sidecar{}, true
+	case GroupNetworking + "/" + KindVirtualService:
+		return &networking.VirtualService{}, true
+	case GroupNetworking + "/" + KindDestinationRule:
+		return &networking.DestinationRule{}, true
+	case GroupSecurity + "/" + KindAuthorizationPolicy:
+		return &security.AuthorizationPolicy{}, true
+	case GroupSecurity + "/" + KindPeerAuthentication:
+		return &security.PeerAuthentication{}, true
+	case GroupCore + "/" + KindConfigMap:
+		return &meshconfig.MeshConfig{}, true
+	}
+	return nil, false
+}

@@ -1,0 +1,191 @@
+// Package mesh holds what people author (Istio's objects), judges it, and selects what one workload needs of it.
+//
+// Authored objects are parsed with their positions (Parse), judged (Problem), and built into an immutable Snapshot; a
+// View is the part of a snapshot that one workload's sidecar runs on. It is the same whether it came from a directory or
+// over ADS.
+package mesh
+
+import (
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	networking "istio.io/api/networking/v1"
+	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/identity"
+)
+
+// Position is where something stands in a file. Line and Column count from 1; 0 is unknown.
+type Position struct {
+	File         string
+	Line, Column int
+}
+
+// Key names an object. Group is networking.istio.io, security.istio.io or "" (core).
+type Key struct{ Group, Kind, Namespace, Name string }
+
+// Meta is what every authored object has. Version (v1, v1beta1, v1alpha3) is as written; all mean the same.
+type Meta struct {
+	Key
+	Version             string
+	Labels, Annotations map[string]string
+	// Created orders objects of equal rank (older wins): metadata.creationTimestamp, else when this process (or its
+	// persisted state) first saw the object.
+	Created  time.Time
+	Position Position
+}
+
+// Object is one authored object whose structure was judged good. Immutable.
+type Object struct {
+	Meta
+	// Spec is *networking.WorkloadEntry, *networking.ServiceEntry, *networking.Sidecar, *networking.VirtualService,
+	// *networking.DestinationRule, *security.AuthorizationPolicy, *security.PeerAuthentication or *meshconfig.MeshConfig
+	// (from the ConfigMap istio).
+	Spec proto.Message
+	// at holds where the fields of the spec stand, by path; nil for an object that came over the wire.
+	at map[string]Position
+}
+
+// Typed is an object with its spec in its own type.
+type Typed[T proto.Message] struct {
+	Meta
+	Spec T
+}
+
+// Workload is a WorkloadEntry, read. Immutable.
+type Workload struct {
+	Namespace, Name, ServiceAccount string
+	// ID is the zero ID when ServiceAccount is empty: such a workload has no sidecar and no mTLS.
+	ID      identity.ID
+	Address netip.Addr
+	Ports   map[string]uint32
+	Labels  map[string]string
+	// TLSMode is the label security.istio.io/tlsMode ("istio", "disabled"), else "istio" if there is a service account.
+	TLSMode string
+}
+
+// Protocol is the class a port's declared protocol falls in.
+type Protocol uint8
+
+// The classes. HTTP2, GRPC, HTTPS, TLS, MONGO and what is not known are carried as TCP.
+const (
+	TCP Protocol = iota
+	HTTP
+)
+
+// ServicePort is one port of a ServiceEntry.
+type ServicePort struct {
+	Name     string
+	Number   uint32
+	Declared string // as written, upper case
+	Protocol Protocol
+	Target   uint32 // targetPort, else Number
+}
+
+// Service is one host of one ServiceEntry. Immutable.
+type Service struct {
+	Namespace, Name string // of the ServiceEntry
+	Host            string // lower case
+	Ports           []ServicePort
+	SubjectAltNames []string
+	External        bool // location MESH_EXTERNAL
+	// Endpoints are, by position in Ports, the endpoints that serve that port.
+	Endpoints [][]Endpoint
+}
+
+// Endpoint is one address that serves one port of one service. Immutable.
+type Endpoint struct {
+	// Address is IP:port, or unix:///path.
+	Address string
+	Labels  map[string]string
+	Weight  uint32 // 0 counts as 1
+	// Identity is whom the endpoint must prove to be; the zero ID if it has no service account.
+	Identity identity.ID
+	// TLSMode is "istio" when the endpoint is to be dialled with mTLS, else "disabled" (Istio's auto mTLS).
+	TLSMode string
+	// Workload is the NAMESPACE/NAME of the WorkloadEntry behind it, "" if there is none.
+	Workload string
+}
+
+// View is what one workload's sidecar runs on: what it is, what it may see and what judges it. Immutable.
+type View struct {
+	TrustDomain string
+	Self        *Workload
+	Mesh        Settings
+	// Sidecar is the Sidecar that applies: the workload's, else the namespace's, else the root namespace's; nil if none.
+	Sidecar *Typed[*networking.Sidecar]
+	// Services are those that the sidecar may reach: exported to its namespace and imported by Sidecar.egress hosts.
+	// Sorted by host; two ServiceEntries of one host: the workload's own namespace wins, then the older.
+	Services []*Service
+	// Served are the services that have this workload among their endpoints, whether the sidecar sees them or not. Sorted by
+	// host, of one host the older first.
+	Served []*Service
+	// VirtualServices and DestinationRules apply to this workload's outbound side, oldest first.
+	VirtualServices  []*Typed[*networking.VirtualService]
+	DestinationRules []*Typed[*networking.DestinationRule]
+	// Authorization are the policies that select this workload (own namespace and root namespace), quarantined ones as
+	// DENY of everything they select. In order of namespace (root first) and name.
+	Authorization []*Typed[*security.AuthorizationPolicy]
+	// PeerAuthentication that select this workload, most specific first (workload, namespace, mesh); oldest first in each.
+	PeerAuthentication []*Typed[*security.PeerAuthentication]
+	// Peers are all workloads of the mesh, for the metadata of callers and destinations.
+	Peers []*Workload
+	// Objects are the authored objects the view was made from, as they travel over ADS.
+	Objects []*Object
+}
+
+// Normalization is MeshConfig.pathNormalization.normalization.
+type Normalization uint8
+
+// The modes of Istio's ProxyPathNormalization. Unset means MergeSlashes here (Istio: Base).
+const (
+	MergeSlashes Normalization = iota
+	Base
+	NoNormalization
+	DecodeAndMergeSlashes
+)
+
+// Settings is the honoured subset of MeshConfig, with defaults filled in.
+type Settings struct {
+	RootNamespace string // istio-system
+	// ProtocolDetectionTimeout is 5 s where unset.
+	ProtocolDetectionTimeout time.Duration
+	Normalization            Normalization
+	// AllowAny is outboundTrafficPolicy.mode ALLOW_ANY, Istio's default. A workload's Sidecar may override it.
+	AllowAny bool
+	// AccessLog is false where accessLogFile is present and empty.
+	AccessLog     bool
+	AccessLogJSON bool
+	// NumTrustedProxies is defaultConfig.gatewayTopology.numTrustedProxies.
+	NumTrustedProxies int
+	// ConnectTimeout is 10 s where unset.
+	ConnectTimeout time.Duration
+	// TrustDomainAliases are other names under which principals of this trust domain may be written in policies.
+	TrustDomainAliases []string
+}
+
+// Severity says what becomes of an object with a problem.
+type Severity uint8
+
+// The severities.
+const (
+	Refused Severity = iota // the object is not used
+	Warning                 // the object is used; what Message names is dropped or dangles
+)
+
+// Problem is one finding about one authored object. It is an error.
+type Problem struct {
+	Severity Severity
+	Position Position
+	Key      Key
+	// Field is the path of the offending field, such as spec.rules[0].to[1].operation.paths[0]; "" for the whole object.
+	Field   string
+	Message string
+	// Dangling is true of a Warning about a reference to something that does not exist (ResolvedRefs). `signet validate`
+	// of a whole directory treats it as an error.
+	Dangling bool
+	// partial is what could be read of a refused security object, for Quarantine.
+	partial *Object
+}

@@ -1,0 +1,68 @@
+package mesh
+
+import (
+	"strconv"
+	"strings"
+)
+
+// String is FILE:LINE:COLUMN, without what is unknown; "" for the zero Position.
+func (p Position) String() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	s := strconv.Itoa(p.Line)
+	if p.Column > 0 {
+		s += ":" + strconv.Itoa(p.Column)
+	}
+	if p.File == "" {
+		return s
+	}
+	return p.File + ":" + s
+}
+
+// String is KIND NAMESPACE/NAME, "" for the zero Key.
+func (k Key) String() string {
+	switch {
+	case k.Kind == "":
+		return ""
+	case k.Name == "":
+		return k.Kind
+	case k.Namespace == "":
+		return k.Kind + " " + k.Name
+	}
+	return k.Kind + " " + k.Namespace + "/" + k.Name
+}
+
+// Error prints the problem as FILE:LINE:COLUMN: KIND NAMESPACE/NAME: FIELD: message, without what is unknown.
+func (p *Problem) Error() string {
+	parts := make([]string, 0, 4)
+	for _, s := range []string{p.Position.String(), p.Key.String(), p.Field, p.Message} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// String is "refused" or "warning".
+func (s Severity) String() string {
+	if s == Warning {
+		return "warning"
+	}
+	return "refused"
+}
+
+// WholeFile reports whether the problem is about a file as such (broken YAML, a limit, a document that is no object):
+// nothing that the file holds could be judged.
+func (p *Problem) WholeFile() bool { return p.Severity == Refused && p.Key == (Key{}) }
+
+// Refusals are those of problems that refuse an object or a file.
+func Refusals(problems []Problem) []Problem {
+	var out []Problem
+	for _, p := range problems {
+		if p.Severity == Refused {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,173 @@
+package mesh
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	networking "istio.io/api/networking/v1"
+	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/identity"
+)
+
+// The values of Workload.TLSMode and Endpoint.TLSMode.
+const (
+	TLSModeIstio    = "istio"
+	TLSModeDisabled = "disabled"
+)
+
+// readWorkload reads a WorkloadEntry that was judged good. One whose identity can't be built has none.
+func readWorkload(o *Object, spec *networking.WorkloadEntry, trustDomain string) *Workload {
+	w := &Workload{Namespace: o.Namespace, Name: o.Name, ServiceAccount: spec.GetServiceAccount(), Ports: spec.GetPorts(),
+		Labels: mergeLabels(spec.GetLabels(), o.Labels)}
+	w.TLSMode = tlsMode(w.Labels, w.ServiceAccount)
+	w.Address, _ = netip.ParseAddr(spec.GetAddress())
+	w.Address = w.Address.Unmap()
+	if w.ServiceAccount != "" {
+		w.ID, _ = identity.New(trustDomain, o.Namespace, w.ServiceAccount)
+	}
+	return w
+}
+
+// mergeLabels unites the labels of a WorkloadEntry's spec and of its metadata, which win, as in Istio.
+func mergeLabels(spec, metadata map[string]string) map[string]string {
+	if len(metadata) == 0 {
+		return spec
+	}
+	out := maps.Clone(metadata)
+	for k, v := range spec {
+		if _, ok := out[k]; !ok {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// tlsMode is what the label says, else mTLS wherever there is an identity to prove.
+func tlsMode(labels map[string]string, serviceAccount string) string {
+	switch m := labels[LabelTLSMode]; {
+	case m != "":
+		return m
+	case serviceAccount != "":
+		return TLSModeIstio
+	}
+	return TLSModeDisabled
+}
+
+// services makes one service for each host of a ServiceEntry.
+func (w *world) services(e *entry) []*Service {
+	ports := make([]ServicePort, len(e.Spec.GetPorts()))
+	endpoints := make([][]Endpoint, len(ports))
+	for i, p := range e.Spec.GetPorts() {
+		proto := readProtocol(p.GetProtocol())
+		ports[i] = ServicePort{Name: p.GetName(), Number: p.GetNumber(), Declared: proto.declared, Protocol: proto.class, Target: p.GetTargetPort()}
+		if ports[i].Target == 0 {
+			ports[i].Target = p.GetNumber()
+		}
+		endpoints[i] = w.endpoints(e, &ports[i])
+	}
+	out := make([]*Service, 0, len(e.Spec.GetHosts()))
+	for _, h := range e.Spec.GetHosts() {
+		out = append(out, &Service{Namespace: e.Namespace, Name: e.Name, Host: strings.ToLower(h), Ports: ports,
+			SubjectAltNames: e.Spec.GetSubjectAltNames(), External: external(e), Endpoints: endpoints})
+	}
+	return out
+}
+
+func external(e *entry) bool { return e.Spec.GetLocation() == networking.ServiceEntry_MESH_EXTERNAL }
+
+// endpoints are those that serve one port: of the workloads selected in the ServiceEntry's namespace, or inline.
+func (w *world) endpoints(e *entry, p *ServicePort) []Endpoint {
+	var out []Endpoint
+	if s := e.Spec.GetWorkloadSelector(); s != nil {
+		for _, l := range w.byNamespace[e.Namespace] {
+			if selects(s.GetLabels(), l.Labels) {
+				out = append(out, w.workloadEndpoint(e, p, l))
+			}
+		}
+		return out
+	}
+	for _, i := range e.Spec.GetEndpoints() {
+		out = append(out, w.inlineEndpoint(e, p, i))
+	}
+	return out
+}
+
+func (w *world) workloadEndpoint(e *entry, p *ServicePort, l *Workload) Endpoint {
+	port := p.Target
+	if n, ok := l.Ports[p.Name]; ok {
+		port = n
+	}
+	name := l.Namespace + "/" + l.Name
+	out := Endpoint{Address: net.JoinHostPort(l.Address.String(), strconv.Itoa(int(port))), Labels: l.Labels, Identity: l.ID,
+		TLSMode: l.TLSMode, Workload: name}
+	if o, ok := w.objects[Key{GroupNetworking, KindWorkloadEntry, l.Namespace, l.Name}]; ok {
+		if spec, ok := o.Spec.(*networking.WorkloadEntry); ok {
+			out.Weight = spec.GetWeight()
+		}
+	}
+	if external(e) || w.mode(l, port) == security.PeerAuthentication_MutualTLS_DISABLE {
+		out.TLSMode = TLSModeDisabled
+	}
+	return out
+}
+
+func (w *world) inlineEndpoint(e *entry, p *ServicePort, i *networking.WorkloadEntry) Endpoint {
+	out := Endpoint{Address: i.GetAddress(), Labels: i.GetLabels(), Weight: i.GetWeight(), TLSMode: tlsMode(i.GetLabels(), i.GetServiceAccount())}
+	if a, err := netip.ParseAddr(i.GetAddress()); err == nil {
+		port := p.Target
+		if n, ok := i.GetPorts()[p.Name]; ok {
+			port = n
+		}
+		out.Address = net.JoinHostPort(a.Unmap().String(), strconv.Itoa(int(port)))
+	}
+	if sa := i.GetServiceAccount(); sa != "" {
+		out.Identity, _ = identity.New(w.trustDomain, e.Namespace, sa)
+	}
+	if external(e) {
+		out.TLSMode = TLSModeDisabled
+	}
+	return out
+}
+
+// peerPolicies are the PeerAuthentications that select a workload, most specific first and oldest first in each scope:
+// workload (own namespace before root), namespace, mesh.
+func (w *world) peerPolicies(l *Workload) []*Typed[*security.PeerAuthentication] {
+	var scopes [4][]*Typed[*security.PeerAuthentication]
+	for _, p := range w.peers {
+		labels := p.Spec.GetSelector().GetMatchLabels()
+		own, root := p.Namespace == l.Namespace, p.Namespace == w.settings.RootNamespace
+		switch {
+		case !own && !root || !selects(labels, l.Labels):
+		case len(labels) > 0 && own:
+			scopes[0] = append(scopes[0], p)
+		case len(labels) > 0:
+			scopes[1] = append(scopes[1], p)
+		case !root:
+			scopes[2] = append(scopes[2], p)
+		default:
+			scopes[3] = append(scopes[3], p)
+		}
+	}
+	var out []*Typed[*security.PeerAuthentication]
+	for _, s := range scopes {
+		out = append(out, s...)
+	}
+	return out
+}
+
+// mode is the mTLS mode a workload's port is in: the first that is set, scope by scope; PERMISSIVE if none is.
+func (w *world) mode(l *Workload, port uint32) security.PeerAuthentication_MutualTLS_Mode {
+	for _, p := range w.peerPolicies(l) {
+		if m := p.Spec.GetPortLevelMtls()[port].GetMode(); m != security.PeerAuthentication_MutualTLS_UNSET {
+			return m
+		}
+		if m := p.Spec.GetMtls().GetMode(); m != security.PeerAuthentication_MutualTLS_UNSET {
+			return m
+		}
+	}
+	return security.PeerAuthentication_MutualTLS_PERMISSIVE
+}

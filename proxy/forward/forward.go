@@ -1,0 +1,163 @@
+// Package forward drives the corridors: it reads requests off a downstream connection with the HTTP/1.1 codec, lets a
+// Corridor decide, and carries the exchange to an upstream connection and back. It owns the sockets, buffers and
+// deadlines; it decides nothing.
+//
+// A connection is served by one goroutine. A second one runs only while a request body is still arriving (so that an early
+// response, 100-continue and full duplex work), while a slow upstream is waited for (to notice that the client has gone),
+// and for the other direction of a tunnel.
+package forward
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/http1"
+	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/route"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// Limits of one downstream connection; see docs/limits.md.
+const (
+	headTimeout   = 10 * time.Second // from the first byte of a request head to its last
+	idleTimeout   = time.Hour        // between requests (Istio's default for HTTP connections)
+	streamIdle    = 5 * time.Minute  // without a byte in either direction of a body (Envoy's stream_idle_timeout)
+	upstreamWatch = 2 * time.Second  // how long an upstream is waited for before the client is watched too
+	halfClosed    = 15 * time.Second // how long a client that closed its sending side may wait for its answer
+	lingerTime    = time.Second      // how long unread request bytes are drained after an answer that closes
+	lingerBytes   = 1 << 20
+	smallBuffer   = 4 << 10
+	bigBuffer     = 32 << 10
+	keepBuffer    = 16 << 10 // a larger buffer is given up when its connection goes idle
+)
+
+// Corridor decides what becomes of one request. Implemented by proxy/inbound and proxy/outbound.
+type Corridor interface {
+	// Handle judges x.Req and calls exactly one of x.Forward, x.Connect and x.Respond, or returns the failure that stopped it.
+	// x.Rec is filled as far as the corridor knows; Serve records it afterwards, once.
+	Handle(x *Exchange) *proxy.Failure
+	// Begin fills x.Rec's connection-level members for a new exchange.
+	Begin(x *Exchange)
+	// Recorder takes the finished record.
+	Recorder() proxy.Recorder
+}
+
+// Exchange is one downstream connection and the request that is being served on it. Owned by the connection's goroutine;
+// live is shared with Live.Rejudge.
+type Exchange struct {
+	Conn      net.Conn
+	Req, Resp proxy.Head
+	Auth      authz.Connection
+	Judged    authz.Request
+	Scratch   judge.Scratch
+	Rec       proxy.Record
+	// Session is the corridor's own state for this connection.
+	Session any
+
+	live     *Live
+	limits   http1.Limits
+	corridor Corridor
+	buf      []byte // bytes read and not yet consumed: buf[r:w]
+	r, w     int
+	out      []byte
+	read     readDeadline    // of Conn
+	upRead   readDeadline    // of the upstream connection in use
+	life     context.Context // the listener's, without its cancellation: what is in flight may finish
+	stale    *route.Retry
+	reqBody  http1.Decoder
+	respBody http1.Decoder
+	answered bool // a response head was written
+	mustEnd  bool // the connection can't be used for another request
+	consumed bool // body bytes were taken off buf: no attempt may follow
+	pump     *pump
+	pending  int // body bytes in buf that an attempt has sent but that are consumed only when it is final
+	requests uint64
+	stopGone func() bool // the watch's timer, while there is one
+}
+
+// readDeadline arms a connection's read deadline lazily: re-arming costs a system-wide timer operation, so a deadline that
+// still lies between d/2 and d ahead is left as it is.
+type readDeadline struct{ at time.Time }
+
+func (d *readDeadline) within(c net.Conn, now time.Time, dur time.Duration) {
+	if left := d.at.Sub(now); left >= dur/2 && left <= dur {
+		return
+	}
+	d.exactly(c, now.Add(dur))
+}
+
+func (d *readDeadline) exactly(c net.Conn, at time.Time) {
+	d.at = at
+	_ = c.SetReadDeadline(at)
+}
+
+var bigBuffers = sync.Pool{New: func() any { b := make([]byte, bigBuffer); return &b }}
+
+// Live is a connection in the registry of its listener.
+type Live struct {
+	conn net.Conn
+	// mu guards auth, request and up between the connection's goroutine and Rejudge.
+	mu      sync.Mutex
+	auth    *authz.Connection
+	request *authz.Request // nil for TCP, and between requests
+	tcp     bool
+	up      net.Conn
+	denied  atomic.Pointer[authz.Decision]
+	// draining is set once by the listener; idle says that the connection waits for its next request.
+	draining atomic.Bool
+	idle     atomic.Bool
+}
+
+// Begin publishes what the connection is judged by, so that a new program can judge it again. request is nil for TCP.
+func (l *Live) Begin(a *authz.Connection, request *authz.Request, up net.Conn) {
+	l.mu.Lock()
+	l.auth, l.request, l.tcp, l.up = a, request, request == nil, up
+	l.mu.Unlock()
+}
+
+// End says that nothing is in flight any more.
+func (l *Live) End() {
+	l.mu.Lock()
+	l.auth, l.request, l.up, l.tcp = nil, nil, nil, false
+	l.mu.Unlock()
+}
+
+// Denied is the decision that closed the connection while it lived, nil if none did.
+func (l *Live) Denied() *authz.Decision { return l.denied.Load() }
+
+// Rejudge asks a new program about what is in flight and closes the connection if it is denied now.
+func (l *Live) Rejudge(p *authz.Program) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.auth == nil {
+		return
+	}
+	if _, d := p.Decide(l.auth, l.request); !d.Allowed {
+		l.denied.Store(&d)
+		if l.up != nil {
+			_ = l.up.SetDeadline(time.Unix(1, 0))
+		}
+		_ = l.conn.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// setUp names the upstream connection of the exchange in flight.
+func (l *Live) setUp(c net.Conn) {
+	l.mu.Lock()
+	l.up = c
+	l.mu.Unlock()
+}
+
+// settle closes the connection u, or gives it back when the exchange on it ended cleanly.
+func settle(u *upstream.Conn, clean bool) {
+	if clean {
+		u.Release()
+		return
+	}
+	u.Discard()
+}

@@ -1,0 +1,86 @@
+package inbound
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/forward"
+	"github.com/signet-mesh/signet/proxy/telemetry"
+)
+
+const headerXFCC = "x-forwarded-client-cert"
+
+// corridor is the HTTP half of a session: steps 3 to 7 for each request.
+type corridor session
+
+// Recorder implements forward.Corridor.
+func (s *corridor) Recorder() proxy.Recorder { return s.l.rec }
+
+// Begin implements forward.Corridor.
+func (s *corridor) Begin(x *forward.Exchange) {
+	(*session)(s).describe(&x.Rec, s.l.config.Load())
+}
+
+// Handle implements forward.Corridor.
+func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
+	c := s.l.config.Load()
+	// What a caller says under the name of the mesh's own statement is never believed, nor shown to policies.
+	x.Req.Del(headerXFCC)
+	// 3 canonicalise, 4 authorize
+	permit, decision, fail := c.Judge.Authorize(c.Program, &x.Auth, &x.Req, &x.Judged, &x.Scratch)
+	x.Rec.Path = x.Req.Path
+	if decision.Audit != nil {
+		x.Rec.Audited = decision.Audit.ID
+	}
+	if fail != nil {
+		return fail
+	}
+	// 6 forward
+	x.Rec.RequestID = telemetry.EnsureRequestID(&x.Req)
+	if s.xfcc != "" {
+		x.Req.Add(headerXFCC, s.xfcc)
+	}
+	x.InFlight() // from here on the head is not changed: a new program may judge it again
+	// A program that was swapped in between the decision and InFlight has not seen this request.
+	if now := s.l.config.Load(); now.Program != c.Program {
+		if permit, _, fail = now.Judge.Authorize(now.Program, &x.Auth, &x.Req, &x.Judged, &x.Scratch); fail != nil {
+			return fail
+		}
+	}
+	return x.Forward(permit, &forward.Plan{Cluster: c.Cluster})
+}
+
+// describe fills what a record says of the connection.
+func (s *session) describe(r *proxy.Record, c *Config) {
+	r.Side, r.Security = proxy.DestinationSide, s.security
+	r.Source, r.Destination, r.Service = s.source, c.Self, c.Service
+	r.Peer, r.SNI = s.auth.Peer, s.auth.SNI
+	r.DownstreamLocal, r.DownstreamRemote = s.local, s.remote
+	r.RouteName = "default"
+}
+
+// serveTCP is steps 4 to 7 for a connection that carries no HTTP we read.
+func (s *session) serveTCP(ctx context.Context, conn net.Conn, preread []byte, live *forward.Live) {
+	c := s.l.config.Load()
+	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
+	s.describe(&rec, c)
+	rec.UpstreamCluster = c.Cluster.Name()
+	defer func() {
+		rec.Duration = time.Since(rec.Start)
+		s.l.rec.Record(&rec)
+	}()
+	live.Begin(&s.auth, nil, nil)
+	defer live.End()
+	c = s.l.config.Load() // not older than what Begin made visible to Rejudge
+	permit, decision, fail := c.Judge.AuthorizeTCP(c.Program, &s.auth)
+	if decision.Audit != nil {
+		rec.Audited = decision.Audit.ID
+	}
+	s.l.rec.Opened(&rec)
+	if fail == nil {
+		fail = forward.TCP(context.WithoutCancel(ctx), permit, c.Cluster, conn, preread, live, &rec)
+	}
+	forward.Note(&rec, fail, live)
+}

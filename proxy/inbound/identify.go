@@ -1,0 +1,192 @@
+package inbound
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/proxy"
+)
+
+// Reasons for which a connection is refused before it becomes an exchange, beside those of certs.Verify.
+const (
+	reasonPlaintext = "plaintext_under_strict"
+	reasonNoBytes   = "no_first_bytes"
+	reasonHandshake = "tls_handshake"
+	reasonTimeout   = "tls_handshake_timeout"
+	reasonGone      = "closed_in_handshake"
+	reasonHello     = "bad_client_hello"
+)
+
+// recordHandshake is the first byte of every TLS connection (RFC 8446 section 5.1).
+const recordHandshake = 0x16
+
+// maxHello bounds what is read of a ClientHello before deciding whose connection it is.
+const maxHello = 16<<10 + 512
+
+var errPlaintext = errors.New("first byte is not a TLS handshake")
+
+// identify is step 2. It returns the connection to go on with, bytes that were read of it already and whether to speak HTTP.
+func (l *Listener) identify(raw net.Conn, c *Config, s *session) (conn net.Conn, preread []byte, http, ok bool) {
+	isHTTP := c.Protocol == mesh.HTTP
+	switch c.Mode {
+	case Disable:
+		s.security = proxy.SecurityNone
+		if !isHTTP {
+			return raw, nil, false, true
+		}
+		first, ok := l.firstBytes(raw, s, c, 1)
+		return raw, first, ok && first[0] != recordHandshake, ok
+	case Permissive:
+		return l.detect(raw, c, s, isHTTP)
+	}
+	conn, ok = l.handshake(raw, s)
+	return conn, nil, isHTTP, ok
+}
+
+// detect tells the mesh's connections from plaintext and from TLS that is the program's own.
+func (l *Listener) detect(raw net.Conn, c *Config, s *session, isHTTP bool) (conn net.Conn, preread []byte, http, ok bool) {
+	s.security = proxy.SecurityNone
+	first, ok := l.firstBytes(raw, s, c, 1)
+	if !ok {
+		return nil, nil, false, false
+	}
+	if len(first) == 0 { // nothing came in time on a TCP port: the server may speak first
+		return raw, nil, false, true
+	}
+	if first[0] != recordHandshake {
+		return raw, first, isHTTP, true
+	}
+	hello, ours, err := l.readHello(raw, first)
+	if err != nil {
+		l.rec.Refused(s.local, s.remote, reasonHello, err)
+		return nil, nil, false, false
+	}
+	if !ours {
+		return raw, hello, false, true
+	}
+	conn, ok = l.handshake(&replayed{Conn: raw, early: hello}, s)
+	return conn, nil, isHTTP, ok
+}
+
+// firstBytes waits for the first bytes of a connection. On a TCP port none in time is an answer; on an HTTP one it is the end.
+func (l *Listener) firstBytes(raw net.Conn, s *session, c *Config, _ int) ([]byte, bool) {
+	_ = raw.SetReadDeadline(time.Now().Add(c.Detection))
+	b := make([]byte, 2048)
+	n, err := raw.Read(b)
+	_ = raw.SetReadDeadline(time.Time{})
+	if n > 0 {
+		return b[:n], true
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.Protocol != mesh.HTTP && c.Mode == Permissive {
+		return nil, true
+	}
+	if !errors.Is(err, io.EOF) {
+		l.rec.Refused(s.local, s.remote, reasonNoBytes, err)
+	}
+	return nil, false
+}
+
+// readHello reads on until the ClientHello is whole. ours: it offers an istio ALPN.
+func (l *Listener) readHello(raw net.Conn, b []byte) (hello []byte, ours bool, err error) {
+	_ = raw.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	defer raw.SetReadDeadline(time.Time{})
+	for {
+		h, need, err := certs.ReadClientHello(b)
+		if err != nil {
+			// Not a TLS that we know: the program's.
+			return b, false, nil
+		}
+		if !need {
+			return b, slices.Contains(h.ALPN, ALPNHTTP1) || slices.Contains(h.ALPN, ALPNTCP), nil
+		}
+		if len(b) >= maxHello {
+			return b, false, nil
+		}
+		b = slices.Grow(b, 4096)
+		n, err := raw.Read(b[len(b):min(cap(b), maxHello)])
+		b = b[:len(b)+n]
+		if n == 0 && err != nil {
+			return nil, false, err
+		}
+	}
+}
+
+// handshake makes the connection a mutual TLS one and learns its peer. A connection that starts in plaintext is closed
+// without an answer.
+func (l *Listener) handshake(raw net.Conn, s *session) (net.Conn, bool) {
+	conn := tls.Server(&opening{Conn: raw}, l.tls)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.life), handshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		l.rec.Refused(s.local, s.remote, reasonOf(err), err)
+		_ = raw.Close()
+		return nil, false
+	}
+	state := conn.ConnectionState()
+	peer, err := certs.PeerOf(state)
+	if err != nil {
+		l.rec.Refused(s.local, s.remote, reasonOf(err), err)
+		_ = raw.Close()
+		return nil, false
+	}
+	s.auth.Peer, s.auth.SNI = peer, state.ServerName
+	s.security = proxy.SecurityMTLS
+	s.xfcc = "By=" + l.config.Load().ID.String() + ";Hash=" + hex.EncodeToString(peer.LeafHash[:]) + `;Subject="";URI=` + peer.ID.String()
+	return conn, true
+}
+
+func reasonOf(err error) string {
+	var v *certs.VerifyError
+	switch {
+	case errors.As(err, &v):
+		return string(v.Reason)
+	case errors.Is(err, errPlaintext):
+		return reasonPlaintext
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return reasonTimeout
+	case errors.Is(err, io.EOF):
+		return reasonGone
+	}
+	return reasonHandshake
+}
+
+// opening looks at the first byte of a connection: what does not begin as TLS fails the handshake before anything is written.
+type opening struct {
+	net.Conn
+	seen bool
+}
+
+func (o *opening) Read(b []byte) (int, error) {
+	n, err := o.Conn.Read(b)
+	if !o.seen && n > 0 {
+		o.seen = true
+		if b[0] != recordHandshake {
+			return 0, errPlaintext
+		}
+	}
+	return n, err
+}
+
+// replayed gives bytes back that were read to look at them.
+type replayed struct {
+	net.Conn
+	early []byte
+}
+
+func (r *replayed) Read(b []byte) (int, error) {
+	if len(r.early) > 0 {
+		n := copy(b, r.early)
+		r.early = r.early[n:]
+		return n, nil
+	}
+	return r.Conn.Read(b)
+}

@@ -1,0 +1,135 @@
+// Package inbound is the corridor in front of a workload's program:
+//
+//	1 accept   2 identify   3 canonicalise   4 authorize   5 limit   6 forward   7 record
+//
+// The numbers are those of docs/architecture.md. A step returns a typed failure; proxy's table answers it; one place records.
+package inbound
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/forward"
+	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// Mode is PeerAuthentication's mtls.mode for one port. The zero value is the strictest.
+type Mode uint8
+
+// The modes.
+const (
+	Strict     Mode = iota // mTLS only
+	Permissive             // mTLS with an istio ALPN is ours, plaintext is served without an identity, other TLS is the program's
+	Disable                // plaintext only, TLS is the program's
+)
+
+// ALPN protocols that the inbound side speaks. Under PERMISSIVE only the first two mark a connection as the mesh's.
+const (
+	ALPNHTTP1 = "istio-http/1.1"
+	ALPNTCP   = "istio"
+)
+
+const handshakeTimeout = 10 * time.Second
+
+// Config is what one inbound port runs. Immutable; a new one is swapped in by pointer.
+type Config struct {
+	Bind     netip.AddrPort
+	Protocol mesh.Protocol
+	Mode     Mode
+	// Cluster has the program as its one target.
+	Cluster *upstream.Cluster
+	Program *authz.Program
+	Judge   judge.Judge
+	// ID is the workload's own identity, Self and Service what metrics say of it.
+	ID      identity.ID
+	Self    *proxy.Party
+	Service *proxy.Destination
+	// Source says what metrics know of a caller; never nil results.
+	Source func(identity.Peer, netip.Addr) *proxy.Party
+	// Detection is how long first bytes are awaited under PERMISSIVE.
+	Detection time.Duration
+}
+
+// Listener serves one inbound port.
+type Listener struct {
+	config atomic.Pointer[Config]
+	tls    *tls.Config
+	rec    proxy.Recorder
+	fl     *forward.Listener
+	life   context.Context
+}
+
+// New builds a listener on an open socket; Run serves it.
+func New(ln net.Listener, src certs.Source, rec proxy.Recorder, c *Config) *Listener {
+	l := &Listener{rec: rec, tls: certs.ServerTLS(src, certs.ServerOptions{
+		ALPN:   []string{ALPNHTTP1, ALPNTCP, "http/1.1"},
+		Accept: certs.SameTrustDomain(src),
+	})}
+	l.config.Store(c)
+	l.fl = forward.NewListener(ln, l.serve)
+	return l
+}
+
+// Swap replaces the configuration: new requests are judged by it at once, and what is in flight is judged again.
+func (l *Listener) Swap(c *Config) {
+	old := l.config.Swap(c)
+	if old.Program != c.Program {
+		l.fl.Rejudge(c.Program)
+	}
+}
+
+// Run serves until ctx ends and everything in flight is done or cut off.
+func (l *Listener) Run(ctx context.Context) error {
+	l.life = ctx
+	return l.fl.Run(ctx)
+}
+
+// session is what the corridor knows of one connection.
+type session struct {
+	l        *Listener
+	source   *proxy.Party
+	security proxy.Security
+	xfcc     string // the x-forwarded-client-cert value, "" for plaintext
+	local    netip.AddrPort
+	remote   netip.AddrPort
+	auth     authz.Connection
+}
+
+// serve is steps 1 and 2: it learns who calls and hands the connection to the HTTP or the TCP part.
+func (l *Listener) serve(raw net.Conn, live *forward.Live) {
+	c := l.config.Load()
+	s := &session{l: l, local: addrPort(raw.LocalAddr()), remote: addrPort(raw.RemoteAddr())}
+	conn, preread, http, ok := l.identify(raw, c, s)
+	if !ok {
+		return
+	}
+	defer conn.Close()
+	s.source = c.Source(s.auth.Peer, s.remote.Addr())
+	s.auth.SourceIP = s.remote.Addr()
+	s.auth.DestinationIP, s.auth.DestinationPort = s.local.Addr(), s.local.Port()
+	if !http {
+		s.serveTCP(l.life, conn, preread, live)
+		return
+	}
+	x := forward.New(conn, live, preread, (*corridor)(s))
+	x.Auth = s.auth
+	x.Serve(l.life)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,155 @@
+// Package outbound is the corridor that a workload's programs call:
+//
+//	1 accept   2 canonicalise   3 match   4 limit   5 pick   6 mTLS   7 forward   8 record
+//
+// The numbers are those of docs/architecture.md. A listener is the programs' HTTP proxy (HTTP_PROXY), the hosts of one port
+// (HTTP), or one service (TCP).
+package outbound
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/forward"
+	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/route"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// Kind is what a listener speaks.
+type Kind uint8
+
+// The kinds.
+const (
+	HTTPProxy Kind = iota // absolute-form and CONNECT; any port of the mesh
+	HTTP                  // origin-form; hosts of one port
+	TCP                   // one service
+)
+
+// Dialer reaches what the mesh does not know.
+type Dialer interface {
+	// DialPlain opens a plain TCP connection that belongs to no cluster.
+	DialPlain(ctx context.Context, deadline time.Time, address netip.AddrPort, local netip.Addr, timeout time.Duration) (*upstream.Conn, *proxy.Failure)
+}
+
+// Config is what one outbound listener runs. Immutable; a new one is swapped in by pointer.
+type Config struct {
+	Kind        Kind
+	Table       *route.Table
+	DefaultPort uint16
+	// Destinations and Service are those of TCP.
+	Destinations []route.Weighted
+	Service      *proxy.Destination
+	Clusters     map[string]*upstream.Cluster
+	// AllowAny lets unknown hosts pass through; else they are refused.
+	AllowAny bool
+	// Forbids says where no caller is ever taken, whatever a name resolves to.
+	Forbids        func(netip.AddrPort) bool
+	Dialer         Dialer
+	ConnectTimeout time.Duration
+	Judge          judge.Judge
+	// Self is what metrics say of the workload, Address the one that its sidecar dials from.
+	Self    *proxy.Party
+	Address netip.Addr
+}
+
+// Destinations of what the mesh does not know, as Istio counts them.
+const (
+	passthrough = "PassthroughCluster"
+	blackHole   = "BlackHoleCluster"
+)
+
+// Listener serves one outbound listener.
+type Listener struct {
+	config atomic.Pointer[Config]
+	rec    proxy.Recorder
+	fl     *forward.Listener
+	life   context.Context
+}
+
+// New builds a listener on an open socket; Run serves it.
+func New(ln net.Listener, rec proxy.Recorder, c *Config) *Listener {
+	l := &Listener{rec: rec}
+	l.config.Store(c)
+	l.fl = forward.NewListener(ln, l.serve)
+	return l
+}
+
+// Swap replaces the configuration: the next request is served by it.
+func (l *Listener) Swap(c *Config) { l.config.Store(c) }
+
+// Run serves until ctx ends and everything in flight is done or cut off.
+func (l *Listener) Run(ctx context.Context) error {
+	l.life = ctx
+	return l.fl.Run(ctx)
+}
+
+func (l *Listener) serve(conn net.Conn, live *forward.Live) {
+	s := &session{l: l, local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
+	if c := l.config.Load(); c.Kind == TCP {
+		s.serveTCP(c, conn, live)
+		return
+	}
+	forward.New(conn, live, nil, s).Serve(l.life)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// session is one connection of a program. It implements forward.Corridor.
+type session struct {
+	l             *Listener
+	local, remote netip.AddrPort
+}
+
+var (
+	unknownParty   = proxy.Party{}
+	unknownService = proxy.Destination{}
+)
+
+func (s *session) describe(r *proxy.Record, c *Config) {
+	r.Side, r.Security = proxy.SourceSide, proxy.SecurityUnknown
+	r.Source, r.Destination, r.Service = c.Self, &unknownParty, &unknownService
+	r.DownstreamLocal, r.DownstreamRemote = s.local, s.remote
+}
+
+// Recorder implements forward.Corridor.
+func (s *session) Recorder() proxy.Recorder { return s.l.rec }
+
+// Begin implements forward.Corridor.
+func (s *session) Begin(x *forward.Exchange) { s.describe(&x.Rec, s.l.config.Load()) }
+
+// serveTCP carries a connection of a TCP listener to its one service.
+func (s *session) serveTCP(c *Config, conn net.Conn, live *forward.Live) {
+	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
+	s.describe(&rec, c)
+	if c.Service != nil {
+		rec.Service = c.Service
+	}
+	defer func() {
+		rec.Duration = time.Since(rec.Start)
+		s.l.rec.Record(&rec)
+	}()
+	w := route.PickWeighted(c.Destinations, rand.Uint64())
+	var cluster *upstream.Cluster
+	if w != nil {
+		cluster = c.Clusters[w.Cluster]
+	}
+	s.l.rec.Opened(&rec)
+	if cluster == nil {
+		forward.Note(&rec, proxy.Fail(proxy.NoHealthyUpstream, "", nil), live)
+		return
+	}
+	forward.Note(&rec, forward.TCP(context.WithoutCancel(s.l.life), authz.Egress(), cluster, conn, nil, live, &rec), live)
+}

@@ -1,0 +1,93 @@
+package upstream
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-mesh/signet/proxy"
+)
+
+// Cluster is a set of endpoints that serve the same. Immutable save for its balancing state; safe for concurrent use.
+type Cluster struct {
+	name        string
+	destination *proxy.Destination
+	policy      Policy
+	endpoints   []*Endpoint
+	// edges are the running sums of the weights, nil where all weights are equal; total is their sum (or the number).
+	edges []uint64
+	total uint64
+	// step is coprime to total; turn*step mod total visits every unit of weight once a round.
+	step uint64
+	turn atomic.Uint64
+}
+
+// Name is Spec.Name.
+func (c *Cluster) Name() string { return c.name }
+
+// Destination is Spec.Destination, never nil.
+func (c *Cluster) Destination() *proxy.Destination { return c.destination }
+
+// Endpoints are the cluster's endpoints in the order of the Spec. The caller must not change the slice.
+func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
+
+// Endpoint is one address of a cluster. Safe for concurrent use.
+type Endpoint struct {
+	pool    *pool
+	timeout time.Duration
+	weight  uint64
+	party   *proxy.Party
+	zone    string
+}
+
+// Address is Target.Address.
+func (e *Endpoint) Address() string { return e.pool.line.target }
+
+// AddrPort is the address as IP and port; the zero value for a Unix socket.
+func (e *Endpoint) AddrPort() netip.AddrPort { return e.pool.line.remote }
+
+// Party is Target.Party, never nil.
+func (e *Endpoint) Party() *proxy.Party { return e.party }
+
+// Zone is Target.Zone.
+func (e *Endpoint) Zone() string { return e.zone }
+
+// MTLS reports whether the endpoint is dialled with mutual TLS.
+func (e *Endpoint) MTLS() bool { return e.pool.line.tls != nil }
+
+// Acquire borrows a connection for one exchange: the idle one used last, if it is alive, else a new one. deadline is the
+// exchange's (zero: none): passing it while dialling is proxy.UpstreamTimeout, where the cluster's own connect timeout is
+// proxy.UpstreamConnect; ctx is the corridor's life (its end is proxy.ShuttingDown). A server that proves another identity
+// is proxy.UpstreamIdentity. Nothing is allocated for a reused connection.
+func (e *Endpoint) Acquire(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
+	p := e.pool
+	p.active.Add(1)
+	if c := p.take(time.Now()); c != nil {
+		return c, nil
+	}
+	return p.dial(ctx, deadline, e.timeout)
+}
+
+// Dial is Acquire that always makes a new connection: for TCP streams, and after a reused one turned out to be stale.
+func (e *Endpoint) Dial(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
+	e.pool.active.Add(1)
+	return e.pool.dial(ctx, deadline, e.timeout)
+}
+
+// Stats is a moment's view of an endpoint, for the admin page.
+type Stats struct {
+	// Active counts borrowed connections and running dials, Idle the pooled ones.
+	Active, Idle int
+	// Connects counts connections made, ConnectFailures dials that failed, since the endpoint was first named.
+	Connects, ConnectFailures uint64
+}
+
+// Stats reads the endpoint's counters.
+func (e *Endpoint) Stats() Stats {
+	p := e.pool
+	p.mu.Lock()
+	idle := len(p.idle)
+	p.mu.Unlock()
+	return Stats{Active: int(p.active.Load()), Idle: idle, Connects: p.connects.Load(), ConnectFailures: p.failures.Load()}
+}

@@ -1,0 +1,175 @@
+package upstream
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/proxy"
+)
+
+const (
+	defaultIdleTimeout = time.Hour // Envoy's HttpProtocolOptions.idle_timeout default
+	defaultMaxIdle     = 512
+)
+
+// Options tune a Set. The zero value is the default.
+type Options struct {
+	// Log gets a line for a failed dial, at most one a second for each endpoint; nil discards.
+	Log *slog.Logger
+	// IdleTimeout closes connections that nobody used for so long; 0 means 1 h (Envoy's idle_timeout default).
+	IdleTimeout time.Duration
+	// MaxAge closes connections at the first release after so long; 0 means never.
+	MaxAge time.Duration
+	// MaxIdlePerEndpoint bounds the idle connections kept to one endpoint; 0 means 512.
+	MaxIdlePerEndpoint int
+}
+
+// Set owns all pools of one sidecar. Safe for concurrent use.
+type Set struct {
+	src  certs.Source
+	opts Options
+
+	mu     sync.Mutex // guards pools and closed; never taken on the request path
+	pools  map[string]*pool
+	closed bool
+}
+
+// NewSet builds an empty set that dials with the certificates of src.
+func NewSet(src certs.Source, opts Options) *Set {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.IdleTimeout <= 0 {
+		opts.IdleTimeout = defaultIdleTimeout
+	}
+	if opts.MaxIdlePerEndpoint <= 0 {
+		opts.MaxIdlePerEndpoint = defaultMaxIdle
+	}
+	return &Set{src: src, opts: opts, pools: map[string]*pool{}}
+}
+
+// Update replaces the configuration and returns its clusters by name. Pools whose target, TLS and local address are
+// unchanged keep their connections and counters; those no longer named are drained: idle connections are closed now, busy
+// ones when they are given back. Clusters returned earlier stay usable.
+func (s *Set) Update(specs []Spec) map[string]*Cluster {
+	s.mu.Lock()
+	next := make(map[string]*pool, len(s.pools))
+	clusters := make(map[string]*Cluster, len(specs))
+	for i := range specs {
+		clusters[specs[i].Name] = s.cluster(&specs[i], next)
+	}
+	var gone []*pool
+	for key, p := range s.pools {
+		if next[key] != p {
+			gone = append(gone, p)
+		}
+	}
+	s.pools = next
+	s.mu.Unlock()
+	for _, p := range gone {
+		p.drain()
+	}
+	return clusters
+}
+
+// cluster builds one cluster and enters its pools, kept or new, into next. s.mu is held.
+func (s *Set) cluster(spec *Spec, next map[string]*pool) *Cluster {
+	timeout := spec.ConnectTimeout
+	if timeout <= 0 {
+		timeout = DefaultConnectTimeout
+	}
+	endpoints := make([]*Endpoint, len(spec.Targets))
+	for i := range spec.Targets {
+		t := &spec.Targets[i]
+		key := poolKey(spec, t)
+		p := next[key]
+		if p == nil {
+			p = s.pools[key]
+		}
+		if p == nil {
+			p = newPool(s.src, &s.opts, spec, t)
+			p.draining = s.closed
+		}
+		next[key] = p
+		endpoints[i] = &Endpoint{pool: p, timeout: timeout, weight: uint64(max(t.Weight, 1)), party: t.Party, zone: t.Zone}
+		if t.Party == nil {
+			endpoints[i].party = &proxy.Party{}
+		}
+	}
+	return newCluster(spec, endpoints)
+}
+
+// poolKey names what a connection depends on: two targets of equal keys may share connections.
+func poolKey(spec *Spec, t *Target) string {
+	var b strings.Builder
+	put := func(s string) {
+		b.WriteString(s)
+		b.WriteByte(0)
+	}
+	put(spec.Name)
+	put(t.Address)
+	put(spec.Local.String())
+	if t.MTLS {
+		put("mtls")
+		put(spec.ALPN)
+		put(spec.SNI)
+		for _, id := range t.Expect {
+			put(id.String())
+		}
+	}
+	return b.String()
+}
+
+// Run closes idle connections past their time, and those that the server closed, until ctx ends; then it closes all idle
+// ones and lets none come back. It returns nil.
+func (s *Set) Run(ctx context.Context) error {
+	tick := time.NewTicker(min(max(s.opts.IdleTimeout/4, 10*time.Millisecond), 30*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			for _, p := range s.close() {
+				p.drain()
+			}
+			return nil
+		case now := <-tick.C:
+			for _, p := range s.all() {
+				p.sweep(now)
+			}
+		}
+	}
+}
+
+// all lists the pools of the moment.
+func (s *Set) all() []*pool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*pool, 0, len(s.pools))
+	for _, p := range s.pools {
+		out = append(out, p)
+	}
+	return out
+}
+
+// close marks the set closed and lists its pools.
+func (s *Set) close() []*pool {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	return s.all()
+}
+
+// DialPlain opens a plain TCP connection that belongs to no cluster (passthrough to hosts that the mesh does not know);
+// Release closes it. timeout 0 means DefaultConnectTimeout; deadline zero means none.
+func (s *Set) DialPlain(ctx context.Context, deadline time.Time, address netip.AddrPort, local netip.Addr, timeout time.Duration) (*Conn, *proxy.Failure) {
+	if timeout <= 0 {
+		timeout = DefaultConnectTimeout
+	}
+	l := newLine(address.String(), local)
+	return l.open(ctx, deadline, timeout)
+}
