@@ -16,35 +16,17 @@ import (
 	"github.com/signet-mesh/signet/identity"
 )
 
-// TestCheckSigned signs certificates that are wrong in one thing each, with a signer that does as it is told.
-func TestCheckSigned(t *testing.T) {
-	now := time.Now().UTC().Truncate(time.Second)
-	caKey, key, other := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
-	issuer := selfSigned(t, caKey, "issuer", now)
-	stranger := selfSigned(t, other, "issuer", now)
-	stranger.SubjectKeyId = issuer.SubjectKeyId
-	id, err := identity.New("mesh.test", "shop", "cart")
-	if err != nil {
-		t.Fatal(err)
-	}
-	uri := func(s string) *url.URL {
-		u, err := url.Parse(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return u
-	}
-	want := expected{
-		id: id, key: key.Public(), serial: big.NewInt(77), issuer: issuer,
-		notBefore: now.Add(-time.Minute), notAfter: now.Add(time.Hour),
-	}
-	for name, tc := range map[string]struct {
-		change func(*x509.Certificate)
-		parent *x509.Certificate
-		signer *ecdsa.PrivateKey
-		pub    any
-		want   string
-	}{
+// breakage is a certificate that is wrong in one thing, and a part of the error it must give; want "" is a good one.
+type breakage struct {
+	change func(*x509.Certificate)
+	parent *x509.Certificate
+	signer *ecdsa.PrivateKey
+	pub    any
+	want   string
+}
+
+func breakages(t *testing.T, id string, caKey, other *ecdsa.PrivateKey, stranger *x509.Certificate, now time.Time) map[string]breakage {
+	return map[string]breakage{
 		"as it should be":    {},
 		"other key":          {pub: other.Public(), want: "public key"},
 		"other serial":       {change: func(c *x509.Certificate) { c.SerialNumber = big.NewInt(78) }, want: "serial"},
@@ -60,21 +42,48 @@ func TestCheckSigned(t *testing.T) {
 		"any usage":          {change: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, want: "extended key usage"},
 		"usages swapped":     {change: func(c *x509.Certificate) { c.ExtKeyUsage[0], c.ExtKeyUsage[1] = c.ExtKeyUsage[1], c.ExtKeyUsage[0] }},
 		"no SAN":             {change: func(c *x509.Certificate) { c.URIs = nil }, want: "2.5.29.17 is missing"},
-		"other SAN":          {change: func(c *x509.Certificate) { c.URIs[0] = uri("spiffe://mesh.test/ns/shop/sa/other") }, want: "2.5.29.17"},
-		"two SANs":           {change: func(c *x509.Certificate) { c.URIs = append(c.URIs, uri("spiffe://mesh.test/x")) }, want: "2.5.29.17"},
+		"other SAN":          {change: func(c *x509.Certificate) { c.URIs[0] = parseURI(t, "spiffe://mesh.test/ns/shop/sa/other") }, want: "2.5.29.17"},
+		"two SANs":           {change: func(c *x509.Certificate) { c.URIs = append(c.URIs, parseURI(t, "spiffe://mesh.test/x")) }, want: "2.5.29.17"},
 		"DNS too":            {change: func(c *x509.Certificate) { c.DNSNames = []string{"x"} }, want: "2.5.29.17"},
 		"one more extension": {change: func(c *x509.Certificate) { c.OCSPServer = []string{"http://x"} }, want: "7 extensions"},
 		"SAN not critical": {change: func(c *x509.Certificate) {
-			san, _ := asn1.Marshal([]asn1.RawValue{{Class: 2, Tag: 6, Bytes: []byte(id.String())}})
+			san, _ := asn1.Marshal([]asn1.RawValue{{Class: 2, Tag: 6, Bytes: []byte(id)}})
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: san}}
 		}, want: "critical"},
 		"signed by another of that name": {parent: stranger, signer: other, want: "signature"},
 		"issuer of another name":         {parent: selfSigned(t, caKey, "another", now), want: "issuer"},
-	} {
+	}
+}
+
+func parseURI(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// TestCheckSigned signs certificates that are wrong in one thing each, with a signer that does as it is told.
+func TestCheckSigned(t *testing.T) {
+	now := time.Now().UTC().Truncate(time.Second)
+	caKey, key, other := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
+	issuer := selfSigned(t, caKey, "issuer", now)
+	stranger := selfSigned(t, other, "issuer", now)
+	stranger.SubjectKeyId = issuer.SubjectKeyId
+	id, err := identity.New("mesh.test", "shop", "cart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := expected{
+		id: id, key: key.Public(), serial: big.NewInt(77), issuer: issuer,
+		notBefore: now.Add(-time.Minute), notAfter: now.Add(time.Hour),
+	}
+	for name, tc := range breakages(t, id.String(), caKey, other, stranger, now) {
 		t.Run(name, func(t *testing.T) {
 			tmpl := &x509.Certificate{
 				SerialNumber: want.serial, NotBefore: want.notBefore, NotAfter: want.notAfter,
-				KeyUsage: x509.KeyUsageDigitalSignature, URIs: []*url.URL{uri(id.String())},
+				KeyUsage: x509.KeyUsageDigitalSignature, URIs: []*url.URL{parseURI(t, id.String())},
 				ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 				BasicConstraintsValid: true, SubjectKeyId: []byte{1, 2, 3},
 			}

@@ -5,8 +5,6 @@ package sds
 import (
 	"errors"
 	"strings"
-
-	"github.com/signet-mesh/signet/certs"
 )
 
 // The names that need no knowledge of the workload, as Istio's and SPIRE's agents serve them.
@@ -54,15 +52,3 @@ func (e *UnknownError) Error() string {
 type Set struct {
 	secrets []Secret // in order of name
 }
-
-// NewSet maps a snapshot to its secrets. The error is ErrNoCertificate before the first certificate.
-func NewSet(snapshot *certs.Snapshot) (*Set, error) {
-	return newSet(snapshot)
-}
-
-// Select gives the secrets of the names asked for, each once, in order of name; no names at all means everything. Where
-// names don't exist the rest is still given, along with an *UnknownError.
-func (s *Set) Select(names []string) ([]Secret, error) { return s.pick(names) }
-
-// Version is that of a selection: it changes when a name comes or goes or a content changes.
-func Version(secrets []Secret) string { return combined(secrets) }

@@ -11,7 +11,8 @@ import (
 	"github.com/signet-mesh/signet/certs"
 )
 
-func newSet(snapshot *certs.Snapshot) (*Set, error) {
+// NewSet maps a snapshot to its secrets. The error is ErrNoCertificate before the first certificate.
+func NewSet(snapshot *certs.Snapshot) (*Set, error) {
 	if snapshot == nil || snapshot.SVID == nil {
 		return nil, ErrNoCertificate
 	}
@@ -48,7 +49,9 @@ func (s *Set) Get(name string) (Secret, bool) {
 	return s.secrets[i], true
 }
 
-func (s *Set) pick(names []string) ([]Secret, error) {
+// Select gives the secrets of the names asked for, each once, in order of name; no names at all means everything. Where
+// names don't exist the rest is still given, along with an *UnknownError.
+func (s *Set) Select(names []string) ([]Secret, error) {
 	if len(names) == 0 {
 		return slices.Clone(s.secrets), nil
 	}
@@ -73,7 +76,8 @@ func (s *Set) pick(names []string) ([]Secret, error) {
 	return out, nil
 }
 
-func combined(secrets []Secret) string {
+// Version is that of a selection: it changes when a name comes or goes or a content changes.
+func Version(secrets []Secret) string {
 	parts := make([][]byte, 0, 2*len(secrets))
 	for _, s := range secrets {
 		parts = append(parts, []byte(s.Name), []byte(s.Version))

@@ -35,9 +35,13 @@ func peer(t *testing.T, uri string) identity.Peer {
 	return identity.Peer{ID: id}
 }
 
-func TestIdentify(t *testing.T) {
-	dir, _ := stateDir(t)
-	now := time.Now()
+// identified is evidence and what it is good for: an identity by a proof, or with id "" an error.
+type identified struct {
+	ev       Evidence
+	id, want string
+}
+
+func evidence(t *testing.T, dir string, now time.Time) map[string]identified {
 	live := &x509.Certificate{NotAfter: now.Add(time.Minute)}
 	ended := &x509.Certificate{NotAfter: now.Add(-time.Second)}
 	cart := peer(t, "spiffe://mesh.test/ns/shop/sa/cart")
@@ -48,15 +52,7 @@ func TestIdentify(t *testing.T) {
 		}
 		return text
 	}
-	known := workloads{
-		"shop/cart-1": "cart", "shop/cart-2": "cart", "shop/admin-1": "admin", "other/x": "other",
-		"signet-system/evil": "signetd", "shop/none": "",
-	}
-	for name, tc := range map[string]struct {
-		ev   Evidence
-		id   string // "" means refused
-		want string
-	}{
+	return map[string]identified{
 		"nothing":                          {Evidence{}, "", "neither"},
 		"workload name alone":              {Evidence{Workload: "shop/cart-1"}, "", "neither"},
 		"peer without its certificate":     {Evidence{Peer: cart}, "", "neither"},
@@ -78,7 +74,17 @@ func TestIdentify(t *testing.T) {
 		"certificate of the control plane": {Evidence{Peer: peer(t, "spiffe://mesh.test/ns/signet-system/sa/signetd"), Leaf: live}, "", "reserved"},
 		"token decides":                    {Evidence{Token: token("shop", "admin-1"), Peer: cart, Leaf: live}, "admin", ProofToken},
 		"bad token, good certificate":      {Evidence{Token: "x", Peer: cart, Leaf: live}, "", "parsing"},
-	} {
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	dir, _ := stateDir(t)
+	now := time.Now()
+	known := workloads{
+		"shop/cart-1": "cart", "shop/cart-2": "cart", "shop/admin-1": "admin", "other/x": "other",
+		"signet-system/evil": "signetd", "shop/none": "",
+	}
+	for name, tc := range evidence(t, dir, now) {
 		t.Run(name, func(t *testing.T) {
 			a, err := New(td, NewTokens(dir), known)
 			if err != nil {

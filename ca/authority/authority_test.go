@@ -115,9 +115,14 @@ func TestOtherTrustDomain(t *testing.T) {
 	}
 }
 
-// TestFaults breaks one thing of a good directory at a time. want "" is a directory that opens with its root kept.
-func TestFaults(t *testing.T) {
-	other := filled(t)
+// fault is one thing broken in a good directory, and a part of the error it must give; want "" is a directory that opens
+// with its root kept.
+type fault struct {
+	fault func(dir string) error
+	want  string
+}
+
+func faults(other string) map[string]fault {
 	write := func(name, data string) func(string) error {
 		return func(dir string) error { return os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600) }
 	}
@@ -136,10 +141,7 @@ func TestFaults(t *testing.T) {
 			return os.WriteFile(filepath.Join(dir, name), b, 0o600)
 		}
 	}
-	for name, tc := range map[string]struct {
-		fault func(dir string) error
-		want  string
-	}{
+	return map[string]fault{
 		"nothing":                  {func(string) error { return nil }, ""},
 		"left-over temporary file": {write(ca.TempPrefix+"123", "x"), ""},
 		"trust-domain missing":     {remove(trustDomainFile), `"trust-domain" is missing`},
@@ -171,7 +173,12 @@ func TestFaults(t *testing.T) {
 		"directory readable":        {func(dir string) error { return os.Chmod(dir, 0o755) }, ""},
 		"next key of a cut renewal": {foreignKeyAs(other, caNextKeyFile), ""},
 		"pair gone (root remains)":  {func(dir string) error { _ = os.Remove(filepath.Join(dir, caKeyFile)); return remove(caCertFile)(dir) }, ""},
-	} {
+	}
+}
+
+// TestFaults breaks one thing of a good directory at a time.
+func TestFaults(t *testing.T) {
+	for name, tc := range faults(filled(t)) {
 		t.Run(name, func(t *testing.T) {
 			dir := filled(t)
 			before, err := os.ReadFile(filepath.Join(dir, ca.RootCertFile))

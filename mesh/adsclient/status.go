@@ -28,6 +28,8 @@ type Status struct {
 type state struct {
 	mu     sync.Mutex
 	status Status
+	// reported: LastError was reported since a stream was last open.
+	reported bool
 }
 
 // Status is safe for concurrent use.
@@ -42,13 +44,15 @@ func (s *state) connected() {
 	defer s.mu.Unlock()
 	s.status.Connected, s.status.Since = true, time.Now()
 	s.status.Streams++
+	s.reported = false
 }
 
-// disconnected reports whether the reason is another than the last.
+// disconnected reports whether the reason is news: another than the last, or the first since a stream was open.
 func (s *state) disconnected(reason string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	news := s.status.LastError != reason
+	news := !s.reported || s.status.LastError != reason
+	s.reported = true
 	if s.status.Connected {
 		s.status.Connected, s.status.Since = false, time.Now()
 	}

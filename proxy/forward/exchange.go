@@ -162,11 +162,22 @@ func (x *Exchange) converse(u *upstream.Conn, p *Plan, deadline time.Time) resul
 // broken is an attempt whose connection ended before a byte of the response.
 func (x *Exchange) broken(u *upstream.Conn, err error) result {
 	reused := u.Reused()
+	if !reused && refusedByPeer(err) {
+		u.Discard()
+		return result{fail: proxy.Fail(proxy.UpstreamConnect, "", err), outcome: route.Outcome{ConnectFailure: true}}
+	}
 	u.Discard()
 	if x.live.Denied() != nil {
 		return result{fail: proxy.Fail(proxy.DownstreamGone, "", err)}
 	}
 	return result{fail: proxy.Fail(proxy.UpstreamReset, "", err), outcome: route.Outcome{Reset: true, Stale: reused}}
+}
+
+// refusedByPeer says that the server did not take our certificate: in TLS 1.3 that shows only after the client's side of the
+// handshake is done.
+func refusedByPeer(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // destination is the endpoint's party, or on the inbound side the workload itself.

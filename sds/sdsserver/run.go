@@ -11,7 +11,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-func (s *Server) run(ctx context.Context) error {
+// Run serves until ctx ends, then closes every stream, removes the socket and returns nil. It may be called once.
+func (s *Server) Run(ctx context.Context) error {
 	l, err := listen(ctx, s.cfg.Socket)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@
 package sdsserver
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 
@@ -49,6 +48,3 @@ func New(cfg Config) (*Server, error) {
 
 // Listening is closed when the socket takes connections.
 func (s *Server) Listening() <-chan struct{} { return s.listening }
-
-// Run serves until ctx ends, then closes every stream, removes the socket and returns nil. It may be called once.
-func (s *Server) Run(ctx context.Context) error { return s.run(ctx) }

@@ -157,6 +157,22 @@ func TestStreamNamesChange(t *testing.T) {
 	}
 }
 
+func TestStreamEverything(t *testing.T) {
+	f := start(t, true)
+	w := f.world(t)
+	w.send(fetch())
+	r := w.next()
+	if n := len(r.GetResources()); n != 4 {
+		t.Fatalf("everything is %d secrets", n)
+	}
+	w.answer(r, "")
+	w.silent()
+	f.rotate(t)
+	if n := len(w.next().GetResources()); n != 4 {
+		t.Errorf("pushed %d secrets", n)
+	}
+}
+
 func TestStreamNACK(t *testing.T) {
 	f := start(t, true)
 	w := f.world(t)

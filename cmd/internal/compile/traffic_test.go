@@ -98,7 +98,8 @@ func take(t *testing.T, w *Workload, authority string, h proxy.Head) (*route.Rou
 	return r, r.Name + " " + strings.Join(to, " ")
 }
 
-func TestVirtualService(t *testing.T) {
+// canary is the shop with a VirtualService that uses most of what one can say.
+func canary(t *testing.T) *mesh.View {
 	v := shop(t)
 	v.VirtualServices = []*mesh.Typed[*networking.VirtualService]{virtualService(t, "shop", "cart", `
 hosts: [cart]
@@ -129,7 +130,11 @@ http:
 `)}
 	v.DestinationRules = []*mesh.Typed[*networking.DestinationRule]{destinationRule(t, "shop", "cart",
 		`{host: cart, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}`)}
-	w := compiled(t, v)
+	return v
+}
+
+func TestVirtualService(t *testing.T) {
+	w := compiled(t, canary(t))
 	jason := proxy.Head{Path: "/cart/7", Fields: []proxy.Field{{Name: "x-user", Value: "jason"}}}
 	for _, c := range []struct {
 		authority string

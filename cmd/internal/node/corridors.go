@@ -20,6 +20,9 @@ import (
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
+// retryOpen is how long an address that is taken is left alone.
+const retryOpen = time.Second
+
 // corridors owns the listeners of a sidecar: apply makes them follow a view, all or nothing.
 type corridors struct {
 	n *Node
@@ -31,6 +34,7 @@ type corridors struct {
 	shown    *shown
 	notify   chan struct{} // closed by the next apply
 	stopped  bool
+	turn     uint64         // counts what apply was given
 	inFlight sync.WaitGroup // every listener's Run
 }
 
@@ -55,7 +59,8 @@ func newCorridors(n *Node) *corridors {
 }
 
 // apply compiles a view and runs on it. On an error nothing has changed. New sockets are opened before anything is swapped,
-// so that an address that is taken refuses the whole view.
+// so that an address that is taken refuses the whole view; such a view is tried again until it can be run or the next one
+// comes.
 func (c *corridors) apply(v *mesh.View) error {
 	w, err := compile.Compile(v)
 	if err != nil {
@@ -63,11 +68,19 @@ func (c *corridors) apply(v *mesh.View) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.turn++
+	return c.run(w)
+}
+
+// run is apply after compiling. mu is held.
+func (c *corridors) run(w *compile.Workload) error {
 	if c.stopped {
 		return nil
 	}
 	opened, err := c.open(w)
 	if err != nil {
+		turn := c.turn
+		time.AfterFunc(retryOpen, func() { c.again(w, turn) })
 		return err
 	}
 	clusters := c.n.upstreams.Update(w.Clusters)
@@ -85,6 +98,18 @@ func (c *corridors) apply(v *mesh.View) error {
 	close(c.notify)
 	c.notify = make(chan struct{})
 	return nil
+}
+
+// again runs a configuration whose addresses were taken, unless another has come since.
+func (c *corridors) again(w *compile.Workload, turn uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.turn != turn {
+		return
+	}
+	if err := c.run(w); err != nil {
+		c.n.cfg.Log.Error("configuration can't be run yet", "error", err)
+	}
 }
 
 func accessLog(s mesh.Settings) telemetry.AccessLog {
