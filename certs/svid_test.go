@@ -82,7 +82,7 @@ func TestSVIDForms(t *testing.T) {
 	if s.ID.String() != workload || s.ID.Namespace() != "shop" {
 		t.Errorf("ID is %q", s.ID)
 	}
-	if s.TLS() != s.TLS() || len(s.TLS().Certificate) != 2 || s.TLS().Leaf != s.Leaf() {
+	if again := s.TLS(); again != s.TLS() || len(s.TLS().Certificate) != 2 || s.TLS().Leaf != s.Leaf() {
 		t.Error("TLS form isn't the chain, prepared once")
 	}
 	chain, key, err := s.PEM()

@@ -178,7 +178,7 @@ func keepPartial(o *Object, problems []Problem) []Problem {
 		return problems
 	}
 	for i := range problems {
-		if strings.HasPrefix(problems[i].Field, "spec.selector") || strings.HasPrefix(problems[i].Field, "spec.targetRef") {
+		if len(problems) >= MaxProblems || strings.HasPrefix(problems[i].Field, "spec.selector") || strings.HasPrefix(problems[i].Field, "spec.targetRef") {
 			o = &Object{Meta: o.Meta}
 			break
 		}

@@ -4,7 +4,6 @@ import "strings"
 
 const (
 	oneNetwork = "is dropped: there is one network and no locality-aware balancing yet"
-	exportNote = ""
 )
 
 func workloadEntryFields(path string) (fate, string) {
@@ -24,7 +23,7 @@ func serviceEntryFields(path string) (fate, string) {
 	switch path {
 	case "hosts", "ports", "ports.number", "ports.protocol", "ports.name", "ports.targetPort", "location", "resolution",
 		"endpoints", "workloadSelector", "workloadSelector.labels", "exportTo", "subjectAltNames":
-		return honoured, exportNote
+		return honoured, ""
 	case "addresses":
 		return warned, "is dropped: traffic is not captured by address here, programs use the outbound proxy or an egress listener"
 	}

@@ -54,7 +54,8 @@ func readSelector(o *Object) *typev1beta1.WorkloadSelector {
 	case *security.PeerAuthentication:
 		s = spec.GetSelector()
 	}
-	if len(s.GetMatchLabels()) == 0 {
+	j := &judge{object: &Object{}}
+	if j.selectorLabels("", s.GetMatchLabels()); len(s.GetMatchLabels()) == 0 || len(j.problems) > 0 {
 		return nil
 	}
 	return &typev1beta1.WorkloadSelector{MatchLabels: s.GetMatchLabels()}

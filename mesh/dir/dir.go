@@ -98,10 +98,12 @@ func (d *Dir) Run(ctx context.Context) error {
 	}
 	w := newWatch(d.config.Dir, d.log)
 	defer w.close()
+	touched := false
 	for {
 		// The first round catches what changed between Load and the watch.
-		d.step(time.Now())
-		if !w.wait(ctx, d.rest(time.Now())) {
+		d.step(time.Now(), touched)
+		var ok bool
+		if touched, ok = w.wait(ctx, d.rest(time.Now())); !ok {
 			return nil
 		}
 	}
@@ -115,8 +117,9 @@ func (d *Dir) rest(now time.Time) time.Duration {
 	return min(poll, max(d.changed.Add(Settle).Sub(now), time.Millisecond))
 }
 
-// step reads what changed and puts it in force.
-func (d *Dir) step(now time.Time) {
+// step reads what changed and puts it in force. touched says that files are being worked on, so that nothing is dropped
+// yet: a file may be there and away again between two looks.
+func (d *Dir) step(now time.Time, touched bool) {
 	changed, err := d.scan(now)
 	if err != nil {
 		if err.Error() != d.unread {
@@ -126,7 +129,7 @@ func (d *Dir) step(now time.Time) {
 		return
 	}
 	d.unread = ""
-	if changed {
+	if changed || touched {
 		d.changed = now
 	}
 	if !changed && !d.pending {

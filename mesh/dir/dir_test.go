@@ -208,7 +208,7 @@ func TestRefusedPolicy(t *testing.T) {
 		t.Fatalf("%d objects", n)
 	}
 	if got := l.log.text(); !strings.Contains(got, "the last good version stays in force") || !strings.Contains(got, "quarantined") ||
-		!strings.Contains(got, "p.yaml:4:81: AuthorizationPolicy default/p: spec.rules[0].to[0].operation.paths[0]: ") {
+		!strings.Contains(got, "p.yaml:4:78: AuthorizationPolicy default/p: spec.rules[0].to[0].operation.paths[0]: ") {
 		t.Errorf("log:\n%s", got)
 	}
 

@@ -3,6 +3,7 @@ package dir
 import (
 	"context"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -29,17 +30,17 @@ func (w *watch) close() {
 	}
 }
 
-// wait returns true when there is reason to look: after a burst of events, or when idle has passed. It returns false when
-// ctx is done.
-func (w *watch) wait(ctx context.Context, idle time.Duration) bool {
+// wait returns when there is reason to look: after a burst of events, or when idle has passed. touched says that a file
+// that is read was among the events, even if it looks now as it did before. ok is false when ctx is done.
+func (w *watch) wait(ctx context.Context, idle time.Duration) (touched, ok bool) {
 	timer := time.NewTimer(idle)
 	defer timer.Stop()
 	if w.watcher == nil {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-timer.C:
-			return true
+			return false, true
 		}
 	}
 	// Adding a watch again does nothing, save when the directory was replaced by another one.
@@ -48,11 +49,12 @@ func (w *watch) wait(ctx context.Context, idle time.Duration) bool {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return touched, false
 		case <-timer.C:
-			return true
+			return touched, true
 		case <-w.watcher.Errors: // an overflow at worst: look at everything
-		case <-w.watcher.Events:
+		case e := <-w.watcher.Events:
+			touched = touched || readable(filepath.Base(e.Name))
 		}
 		now := time.Now()
 		if first.IsZero() {

@@ -164,30 +164,6 @@ func carries(s *tlsv3.Secret, svid *certs.SVID) bool {
 	return bytes.Equal(s.GetTlsCertificate().GetCertificateChain().GetInlineBytes(), certs.ChainPEM(svid.Chain))
 }
 
-// next is what receive returns, if it comes in time.
-func next[T any](t *testing.T, receive func() (T, error)) T {
-	t.Helper()
-	type result struct {
-		value T
-		err   error
-	}
-	got := make(chan result, 1)
-	go func() {
-		v, err := receive()
-		got <- result{v, err}
-	}()
-	select {
-	case r := <-got:
-		if r.err != nil {
-			t.Fatalf("receiving: %v", r.err)
-		}
-		return r.value
-	case <-time.After(patience):
-		t.Fatal("no answer")
-		panic("unreachable")
-	}
-}
-
 func (f *fixture) logs(t *testing.T, what string) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {

@@ -1,0 +1,62 @@
+# make up      build and run the demo mesh; Ctrl-C ends all of it
+# make build   three static binaries in bin/
+# make test    everything, its own set-up included
+# make lint    go vet and staticcheck
+# make vuln    known vulnerabilities; needs https://vuln.go.dev
+# make fuzz    each fuzz target for FUZZTIME (5s)
+# make bench   the sidecar pair beside its peers
+# make clean   remove what these made
+
+GO ?= go
+FUZZTIME ?= 5s
+ENVOY = $(CURDIR)/.cache/envoy/bin/envoy
+
+.PHONY: up build signet demo-tools setup test lint vuln fuzz bench clean
+
+# One plain command, no shell between: signals reach signet, and it notices when make is gone.
+up: signet demo-tools
+	@./bin/signet up deploy/demo
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/signet ./cmd/signetd ./cmd/signet-proxy
+
+signet:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/signet
+
+# The demo's programs, so that its first start does not build them in silence.
+demo-tools:
+	@echo "building the demo's programs (minutes the first time)"
+	@cd deploy/demo && $(GO) tool -n go-httpbin >/dev/null && $(GO) tool -n nats-server >/dev/null
+
+setup:
+	@./test/setup.sh
+
+test: setup demo-tools
+	$(GO) vet ./...
+	$(GO) test ./test/house
+	SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...
+	@set -e; for m in $$(find test -mindepth 2 -name go.mod); do \
+		d=$$(dirname $$m); find $$d -name '*_test.go' | grep -q . || continue; \
+		echo "cd $$d && $(GO) test -race ./..."; \
+		(cd $$d && SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...); \
+	done
+
+lint:
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+vuln:
+	cd test/vuln && $(GO) tool govulncheck -C $(CURDIR) ./...
+
+fuzz:
+	@set -e; grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sort -u | \
+	while IFS=: read -r file line; do \
+		echo "$${line#func } in $$(dirname $$file)"; \
+		$(GO) test -run '^$$' -fuzz "^$${line#func }\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+	done
+
+bench:
+	./test/bench/run.sh
+
+clean:
+	rm -rf bin .cache
