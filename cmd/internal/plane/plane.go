@@ -101,7 +101,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	door.Register(server)
 	ads.Register(server)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(ads, door)
+	registry.MustRegister(ads, door, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "signet_quarantined_objects", Help: "Refused security objects without a last good version, which deny what they select.",
+	}, p.snapshots.quarantined))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return auth.Run(ctx) })
@@ -193,6 +195,19 @@ func (s *snapshots) Watch() (adsserver.Views, <-chan struct{}) {
 		return nil, s.changed
 	}
 	return s.current, s.changed
+}
+
+// quarantined counts the objects that stand in for refused ones.
+func (s *snapshots) quarantined() float64 {
+	n := 0
+	if snapshot := s.get(); snapshot != nil {
+		for _, o := range snapshot.Objects() {
+			if o.Quarantined() {
+				n++
+			}
+		}
+	}
+	return float64(n)
 }
 
 func (s *snapshots) get() *mesh.Snapshot {
