@@ -12,12 +12,59 @@ import (
 // BuildOptions says what a snapshot is built for.
 type BuildOptions struct {
 	TrustDomain string
+	// Check is asked about the whole snapshot: an object that it refuses (with Fault) is left out, a security object
+	// replaced by its quarantine, and what is left is asked about again. nil asks nobody.
+	Check func(*Snapshot) []Problem
 }
 
 // Build judges objects against each other and makes the snapshot of those that stand. Problems of severity Refused name
 // objects that were left out (a duplicate key, the newer of two Sidecars that select one workload, ...); references to
 // what does not exist are Dangling warnings. The input is not modified.
 func Build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
+	s, problems := build(objects, opts)
+	var refusals []Problem
+	// Each round leaves at least one object out for good.
+	for range len(objects) {
+		if opts.Check == nil {
+			break
+		}
+		found := opts.Check(s)
+		left, more := without(s.objects, found)
+		if len(more) == 0 {
+			problems = append(problems, found...)
+			break
+		}
+		refusals = append(refusals, more...)
+		var again []Problem
+		s, again = build(left, opts)
+		problems = append(Refusals(problems), again...)
+	}
+	return s, append(problems, refusals...)
+}
+
+// without leaves out what is refused, and gives the refusals that did so.
+func without(objects []*Object, refusals []Problem) (left []*Object, effective []Problem) {
+	gone := make(map[Key]*Problem)
+	for i := range refusals {
+		if p := &refusals[i]; p.Severity == Refused && gone[p.Key] == nil {
+			gone[p.Key] = p
+		}
+	}
+	for _, o := range objects {
+		p := gone[o.Key]
+		if p == nil || o.Quarantined() {
+			left = append(left, o)
+			continue
+		}
+		effective = append(effective, *p)
+		if q := Quarantine(*p); q != nil {
+			left = append(left, q)
+		}
+	}
+	return left, effective
+}
+
+func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	b := &builder{}
 	stand := b.distinct(objects)
 	w := newWorld(stand, opts.TrustDomain)

@@ -45,6 +45,9 @@ func (p *parser) read(n *yaml.Node) (*Object, []Problem) {
 	if len(problems) == 0 {
 		problems = Validate(o, p.opts.TrustDomain)
 	}
+	if p.opts.Judge != nil && len(Refusals(problems)) == 0 {
+		problems = append(problems, p.opts.Judge(o)...)
+	}
 	return o, keepPartial(o, problems)
 }
 

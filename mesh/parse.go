@@ -20,6 +20,9 @@ type ParseOptions struct {
 	RootNamespace string
 	// Now is Meta.Created of objects without metadata.creationTimestamp.
 	Now time.Time
+	// Judge is asked about each object that Validate found nothing to refuse in: what can't be run is refused here too. It
+	// answers with Fault. nil asks nobody.
+	Judge func(*Object) []Problem
 }
 
 // Parse reads every document of a file and judges each object by itself (Validate). Objects that were refused are not

@@ -44,6 +44,12 @@ func (p *Problem) Error() string {
 	return strings.Join(parts, ": ")
 }
 
+// Fault is a refusal of an object by somebody who tried to run it, with the position of the field or of what is nearest
+// above it.
+func Fault(o *Object, field, message string) Problem {
+	return Problem{Position: o.where(field), Key: o.Key, Field: field, Message: message, partial: o}
+}
+
 // String is "refused" or "warning".
 func (s Severity) String() string {
 	if s == Warning {

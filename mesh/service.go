@@ -109,7 +109,7 @@ func (w *world) workloadEndpoint(e *entry, p *ServicePort, l *Workload) Endpoint
 			out.Weight = spec.GetWeight()
 		}
 	}
-	if external(e) || w.mode(l, port) == security.PeerAuthentication_MutualTLS_DISABLE {
+	if w.mode(l, port) == security.PeerAuthentication_MutualTLS_DISABLE {
 		out.TLSMode = TLSModeDisabled
 	}
 	return out
@@ -126,9 +126,6 @@ func (w *world) inlineEndpoint(e *entry, p *ServicePort, i *networking.WorkloadE
 	}
 	if sa := i.GetServiceAccount(); sa != "" {
 		out.Identity, _ = identity.New(w.trustDomain, e.Namespace, sa)
-	}
-	if external(e) {
-		out.TLSMode = TLSModeDisabled
 	}
 	return out
 }
@@ -159,10 +156,29 @@ func (w *world) peerPolicies(l *Workload) []*Typed[*security.PeerAuthentication]
 	return out
 }
 
-// mode is the mTLS mode a workload's port is in: the first that is set, scope by scope; PERMISSIVE if none is.
+// mode is the mTLS mode a workload's port is in.
 func (w *world) mode(l *Workload, port uint32) security.PeerAuthentication_MutualTLS_Mode {
-	for _, p := range w.peerPolicies(l) {
-		if m := p.Spec.GetPortLevelMtls()[port].GetMode(); m != security.PeerAuthentication_MutualTLS_UNSET {
+	return mtlsMode(w.peerPolicies(l), l, w.settings.RootNamespace, port)
+}
+
+// MTLSMode is the mTLS mode that a port of the workload is in. In each scope (workload, namespace, mesh) only the oldest
+// PeerAuthentication speaks; what it leaves UNSET comes from the next wider scope, and none at all is PERMISSIVE. The
+// setting of a port goes before that of its workload.
+func (v *View) MTLSMode(port uint32) security.PeerAuthentication_MutualTLS_Mode {
+	return mtlsMode(v.PeerAuthentication, v.Self, v.Mesh.RootNamespace, port)
+}
+
+// mtlsMode judges policies that are sorted by scope and oldest first in each.
+func mtlsMode(policies []*Typed[*security.PeerAuthentication], l *Workload, root string, port uint32) security.PeerAuthentication_MutualTLS_Mode {
+	type scope struct{ own, selects bool }
+	spoken := make(map[scope]bool, 4)
+	for _, p := range policies {
+		at := scope{p.Namespace == l.Namespace && p.Namespace != root, len(p.Spec.GetSelector().GetMatchLabels()) > 0}
+		if spoken[at] {
+			continue
+		}
+		spoken[at] = true
+		if m := p.Spec.GetPortLevelMtls()[port].GetMode(); at.selects && m != security.PeerAuthentication_MutualTLS_UNSET {
 			return m
 		}
 		if m := p.Spec.GetMtls().GetMode(); m != security.PeerAuthentication_MutualTLS_UNSET {

@@ -86,11 +86,11 @@ func retryWord(s string) bool {
 }
 
 func (j *judge) headers(f string, h *networking.Headers) {
-	j.headerOperations(f+".request", h.GetRequest())
-	j.headerOperations(f+".response", h.GetResponse())
+	j.headerOperations(f+".request", h.GetRequest(), true)
+	j.headerOperations(f+".response", h.GetResponse(), false)
 }
 
-func (j *judge) headerOperations(f string, o *networking.Headers_HeaderOperations) {
+func (j *judge) headerOperations(f string, o *networking.Headers_HeaderOperations, request bool) {
 	for _, part := range []struct {
 		name   string
 		values map[string]string
@@ -102,6 +102,10 @@ func (j *judge) headerOperations(f string, o *networking.Headers_HeaderOperation
 		sort.Strings(names)
 		for _, name := range names {
 			at := fmt.Sprintf("%s.%s[%s]", f, part.name, name)
+			if lower := strings.ToLower(name); request && part.name == "set" && (lower == "host" || lower == ":authority") {
+				j.headerValue(at, part.values[name], false) // it rewrites the authority
+				continue
+			}
 			j.headerName(at, name)
 			j.headerValue(at, part.values[name], false)
 		}
@@ -119,19 +123,20 @@ func (j *judge) headerName(f, name string) {
 	}
 	switch strings.ToLower(name) {
 	case "host":
-		j.refuse(f, "%s is not set by headers: use rewrite.authority", name)
+		j.refuse(f, "%s is only changed by headers.request.set or rewrite.authority", name)
 	case "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "proxy-connection",
-		"expect", "x-forwarded-client-cert":
+		"expect", "proxy-authorization", "proxy-authenticate", "x-forwarded-client-cert":
 		j.refuse(f, "%s belongs to the proxy", name)
 	}
 }
 
-// headerValue refuses what can't stand in a field value, and Envoy's %VARIABLES%, which are not substituted here.
+// headerValue refuses what can't stand in a field value, and Envoy's %VARIABLES%, which are not substituted here; %% is a
+// percent sign.
 func (j *judge) headerValue(f, v string, percent bool) {
 	if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
 		j.refuse(f, "%q holds a control character", clip(v))
 	}
-	if !percent && strings.Contains(v, "%") {
-		j.refuse(f, "%q: %%VARIABLES%% are not substituted", clip(v))
+	if !percent && strings.Contains(strings.ReplaceAll(v, "%%", ""), "%") {
+		j.refuse(f, "%q: %%VARIABLES%% are not substituted, %%%% is a percent sign", clip(v))
 	}
 }

@@ -91,9 +91,6 @@ func (j *judge) serviceEntry(s *networking.ServiceEntry) {
 			j.refuse("workloadSelector", "must name at least one label")
 		}
 		j.selectorLabels("workloadSelector.labels", s.GetWorkloadSelector().GetLabels())
-		if s.GetLocation() == networking.ServiceEntry_MESH_EXTERNAL {
-			j.warn("location", "MESH_EXTERNAL, which is the default, means that the selected workloads are called without mTLS: write MESH_INTERNAL if they are in the mesh")
-		}
 	}
 	for i, e := range s.GetEndpoints() {
 		j.inlineEndpoint(fmt.Sprintf("endpoints[%d].", i), e)

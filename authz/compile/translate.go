@@ -60,6 +60,16 @@ func (t *translator) fail(field string, cause error) error {
 	return fmt.Errorf("%scompiling AuthorizationPolicy %s/%s: %w", where, t.policy.Namespace, t.policy.Name, at(field, cause))
 }
 
+// Field is the path of the field that an error of Compile is about, and the reason; "" and the error itself if it names
+// none.
+func Field(err error) (string, error) {
+	var f *fieldError
+	if errors.As(err, &f) {
+		return f.path, f.cause
+	}
+	return "", err
+}
+
 // fieldError is an error about a field.
 type fieldError struct {
 	path  string

@@ -44,6 +44,8 @@ type Config struct {
 	// Apply makes the proxy run on a view. It is called from Run, one call at a time, in order. Its error refuses the
 	// generation; the view before goes on. It should take seconds at most: the server waits 60 s for the answer.
 	Apply func(*mesh.View) error
+	// Store keeps the last good configuration over restarts; nil keeps it in memory only.
+	Store Store
 }
 
 // Client is one sidecar's end of ADS. It is also a prometheus.Collector.
@@ -72,9 +74,13 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-// Run connects as soon as there is a certificate, and again, after 100 ms to 5 s, whenever the connection is lost. It
+// Run waits for a certificate, applies what the store holds, and connects; and again, after 100 ms to 5 s, whenever the connection is lost. It
 // returns only when ctx ends, with nil.
 func (c *Client) Run(ctx context.Context) error {
+	if !c.certified(ctx) {
+		return nil
+	}
+	c.resume()
 	wait := minBackoff
 	for c.certified(ctx) {
 		began := time.Now()

@@ -104,6 +104,7 @@ func (c *Client) answer(g deltaStream, r *discovery.DeltaDiscoveryResponse) erro
 		c.state.refused(detail)
 		c.cfg.Log.Warn("configuration refused; the last good one goes on", "type", r.GetTypeUrl(), "error", detail)
 	case r.GetTypeUrl() == adswire.GenerationType:
+		c.keep()
 		c.state.applied(c.held.generation)
 		c.cfg.Log.Debug("configuration applied", "generation", c.held.generation)
 	}

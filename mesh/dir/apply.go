@@ -92,16 +92,16 @@ func (d *Dir) standIn(p mesh.Problem, have map[mesh.Key]bool, add func(*mesh.Obj
 
 // build judges objects against each other. What that refuses gets its last good version once, if it has another one.
 func (d *Dir) build(objects []*mesh.Object, effect map[mesh.Key]string) (*mesh.Snapshot, []mesh.Problem) {
-	opts := mesh.BuildOptions{TrustDomain: d.config.TrustDomain}
+	opts := mesh.BuildOptions{TrustDomain: d.config.TrustDomain, Check: d.config.Check}
 	s, problems := mesh.Build(objects, opts)
 	standing := make(map[mesh.Key]bool)
 	for _, o := range s.Objects() {
-		standing[o.Key] = true
+		standing[o.Key] = !o.Quarantined()
 	}
 	again := slices.Clone(objects)
 	replaced := false
 	for i, o := range again {
-		if last := d.good[o.Key]; !standing[o.Key] && last != nil && last != o {
+		if last := d.good[o.Key]; !standing[o.Key] && last != nil && last != o && !o.Quarantined() {
 			again[i], replaced = last, true
 			effect[o.Key] = "the last good version stays in force"
 		}

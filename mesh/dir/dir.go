@@ -1,8 +1,9 @@
 // Package dir keeps a mesh.Snapshot of a directory of YAML files: it reads them, watches them, and puts the last good
 // version, or a quarantine, in the place of what is broken.
 //
-// What a file held stays in force while the file can't be read as YAML, is empty, or is missing for a moment: editors
-// and half-done saves never delete anything. An object is gone when the directory has been at rest for Settle without it.
+// What a file held stays in force while the file can't be read as YAML, is empty, is being written, or is missing for a
+// moment: editors and half-done saves never delete or change anything. A file counts once it has been left alone for Quiet,
+// and an object is gone when the directory has been at rest for Settle without it.
 package dir
 
 import (
@@ -14,12 +15,15 @@ import (
 	"github.com/signet-mesh/signet/mesh"
 )
 
-// How the directory is followed. A change is in force within debounce plus the time to read it; what vanished is dropped
-// Settle later.
+// How the directory is followed. A change is in force Quiet after the last write, and what vanished is dropped Settle after
+// it, each plus debounce and the time to read.
 const (
 	poll        = 500 * time.Millisecond // safety net for events that never come
-	debounce    = 60 * time.Millisecond  // after the last event
-	debounceMax = 250 * time.Millisecond // after the first
+	debounce    = 20 * time.Millisecond  // after the last event
+	debounceMax = 100 * time.Millisecond // after the first
+	// Quiet is how long a file must not have changed before it is read: one that is written in pieces is not read in
+	// between, where its first half may well be good YAML and mean something else.
+	Quiet = 320 * time.Millisecond
 	// Settle is how long a directory must be at rest before what vanished from it is dropped.
 	Settle = 400 * time.Millisecond
 	// MaxFiles is how many files a directory may hold.
@@ -33,9 +37,12 @@ type Config struct {
 	TrustDomain string
 	// Log gets each problem once; nil discards.
 	Log *slog.Logger
-	// Persist is the file that keeps the last good security objects (and MeshConfig) over restarts, mode 0600; "" keeps
-	// none. It is replaced as a whole.
+	// Persist is the file that keeps the last good objects over restarts, mode 0600; "" keeps none. It is replaced as a
+	// whole.
 	Persist string
+	// Judge and Check are asked what can't be run: mesh.ParseOptions.Judge and mesh.BuildOptions.Check.
+	Judge func(*mesh.Object) []mesh.Problem
+	Check func(*mesh.Snapshot) []mesh.Problem
 	// OnChange is called from Run after every change of the snapshot or of the problems, one call at a time.
 	OnChange func(*mesh.Snapshot, []mesh.Problem)
 }
@@ -49,6 +56,7 @@ type Dir struct {
 	// The rest belongs to whoever runs Load or Run.
 	loaded  bool
 	files   map[string]*file
+	busy    map[string]*writing       // files that changed and are not read yet
 	good    map[mesh.Key]*mesh.Object // the last good version of what stands, quarantines excepted
 	created map[mesh.Key]time.Time    // when objects without a timestamp were first seen
 	changed time.Time                 // when a file last changed
@@ -60,7 +68,7 @@ type Dir struct {
 
 // New is pure: nothing is read before Load or Run.
 func New(c Config) *Dir {
-	d := &Dir{config: c, log: c.Log, files: map[string]*file{}, good: map[mesh.Key]*mesh.Object{}, created: map[mesh.Key]time.Time{},
+	d := &Dir{config: c, log: c.Log, files: map[string]*file{}, busy: map[string]*writing{}, good: map[mesh.Key]*mesh.Object{}, created: map[mesh.Key]time.Time{},
 		told: map[string]bool{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -74,7 +82,7 @@ func (d *Dir) Load() (*mesh.Snapshot, []mesh.Problem, error) {
 	if err := d.restore(); err != nil {
 		return nil, nil, err
 	}
-	if _, err := d.scan(time.Now()); err != nil {
+	if _, err := d.scan(time.Now(), 0); err != nil {
 		return nil, nil, err
 	}
 	d.loaded = true
@@ -109,18 +117,22 @@ func (d *Dir) Run(ctx context.Context) error {
 	}
 }
 
-// rest is how long until what vanished may be dropped; poll if nothing did.
+// rest is how long until something is to be read or dropped; poll if nothing is.
 func (d *Dir) rest(now time.Time) time.Duration {
-	if !d.pending {
-		return poll
+	wait := poll
+	if d.pending {
+		wait = min(wait, d.changed.Add(Settle).Sub(now))
 	}
-	return min(poll, max(d.changed.Add(Settle).Sub(now), time.Millisecond))
+	for _, w := range d.busy {
+		wait = min(wait, w.since.Add(Quiet).Sub(now))
+	}
+	return max(wait, time.Millisecond)
 }
 
 // step reads what changed and puts it in force. touched says that files are being worked on, so that nothing is dropped
 // yet: a file may be there and away again between two looks.
 func (d *Dir) step(now time.Time, touched bool) {
-	changed, err := d.scan(now)
+	changed, err := d.scan(now, Quiet)
 	if err != nil {
 		if err.Error() != d.unread {
 			d.log.Error("configuration directory can't be read, what ran goes on running", "error", err)
@@ -136,7 +148,7 @@ func (d *Dir) step(now time.Time, touched bool) {
 		return
 	}
 	before := d.current.Load().Hash()
-	s, problems := d.apply(now.Sub(d.changed) >= Settle)
+	s, problems := d.apply(len(d.busy) == 0 && now.Sub(d.changed) >= Settle)
 	if changed || s.Hash() != before {
 		d.tell(s, problems)
 	}

@@ -40,11 +40,6 @@ type stored struct {
 
 const stateVersion = 1
 
-// kept reports whether an object's last good version outlives a restart: what decides who may talk to whom.
-func kept(o *mesh.Object) bool {
-	return o.Group == mesh.GroupSecurity || o.Kind == mesh.KindConfigMap
-}
-
 // save writes the last good objects, if they changed. A failure is logged: the mesh runs on without the safety net.
 func (d *Dir) save() {
 	if d.config.Persist == "" {
@@ -57,7 +52,7 @@ func (d *Dir) save() {
 		}
 	}
 	if err != nil {
-		d.log.Error("last good policies can't be saved", "file", d.config.Persist, "error", err)
+		d.log.Error("last good objects can't be saved", "file", d.config.Persist, "error", err)
 	}
 }
 
@@ -66,9 +61,6 @@ func (d *Dir) encode() ([]byte, error) {
 	for _, o := range d.lastGood() {
 		if t, ok := d.created[o.Key]; ok {
 			s.Created = append(s.Created, seen{o.Key, t})
-		}
-		if !kept(o) {
-			continue
 		}
 		spec, err := protojson.Marshal(o.Spec)
 		if err != nil {
@@ -115,11 +107,11 @@ func (d *Dir) restore() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading last good policies: %w", err)
+		return fmt.Errorf("reading last good objects: %w", err)
 	}
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil || s.Version != stateVersion {
-		d.log.Error("last good policies are damaged and not used", "file", d.config.Persist, "version", s.Version, "error", err)
+		d.log.Error("last good objects are damaged and not used", "file", d.config.Persist, "version", s.Version, "error", err)
 		return nil
 	}
 	for _, c := range s.Created {
@@ -128,7 +120,7 @@ func (d *Dir) restore() error {
 	for i := range s.Objects {
 		o, err := d.revive(&s.Objects[i])
 		if err != nil {
-			d.log.Error("a last good policy is damaged and not used", "object", s.Objects[i].String(), "error", err)
+			d.log.Error("a last good object is damaged and not used", "object", s.Objects[i].String(), "error", err)
 			continue
 		}
 		d.good[o.Key] = o

@@ -29,8 +29,18 @@ type file struct {
 // granularity of the clock of the file system changes neither.
 const recent = 2 * time.Second
 
-// scan reads every file that changed and forgets those that are gone; it reports whether anything did.
-func (d *Dir) scan(now time.Time) (bool, error) {
+// writing is a file that was found changed, and has looked like that since.
+type writing struct {
+	info         fs.FileInfo // nil for one that could not be looked at
+	since, first time.Time   // when it was first seen like that, and at all
+}
+
+// longest is how long a file that never rests goes unread.
+const longest = 3 * time.Second
+
+// scan reads every file that changed and has looked the same for quiet, and forgets those that are gone; it reports whether
+// anything did.
+func (d *Dir) scan(now time.Time, quiet time.Duration) (bool, error) {
 	list, err := os.ReadDir(d.config.Dir)
 	if err != nil {
 		return false, fmt.Errorf("reading configuration directory: %w", err)
@@ -42,17 +52,24 @@ func (d *Dir) scan(now time.Time) (bool, error) {
 			continue
 		}
 		info, err := os.Stat(name)
-		if err != nil || !info.Mode().IsRegular() {
-			continue // gone between the two calls, or no file: judged as absent
+		if err == nil && !info.Mode().IsRegular() || os.IsNotExist(err) && e.Type()&fs.ModeSymlink == 0 {
+			continue // no file, or gone between the two calls: judged as absent
 		}
 		if seen[name] = true; len(seen) > MaxFiles {
 			return false, fmt.Errorf("reading configuration directory: %s holds more than %d files", d.config.Dir, MaxFiles)
 		}
-		if have := d.files[name]; have != nil && same(have.info, info) && now.Sub(info.ModTime()) > recent {
+		have := d.files[name]
+		if err == nil && have != nil && have.info != nil && same(have.info, info) && now.Sub(info.ModTime()) > recent {
+			delete(d.busy, name)
 			continue
 		}
-		if d.read(name, info, now) {
+		if d.settled(name, info, now, quiet) && d.read(name, info, now) {
 			changed = true
+		}
+	}
+	for name := range d.busy {
+		if !seen[name] {
+			delete(d.busy, name)
 		}
 	}
 	for name := range d.files {
@@ -76,18 +93,45 @@ func readable(name string) bool {
 	return false
 }
 
+// settled reports whether a file that changed has looked the same for quiet. info is nil where it can't be looked at.
+func (d *Dir) settled(name string, info fs.FileInfo, now time.Time, quiet time.Duration) bool {
+	have, busy := d.files[name], d.busy[name]
+	if have != nil && same(have.info, info) && busy == nil {
+		return true // read only to be sure
+	}
+	if busy == nil || !same(busy.info, info) {
+		next := &writing{info: info, since: now, first: now}
+		if busy != nil {
+			next.first = busy.first
+		}
+		busy = next
+		d.busy[name] = busy
+	}
+	if now.Sub(busy.since) < quiet && now.Sub(busy.first) < longest {
+		return false
+	}
+	delete(d.busy, name)
+	return true
+}
+
 func same(a, b fs.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
 // read parses one file and reports whether its content changed.
 func (d *Dir) read(name string, info fs.FileInfo, now time.Time) bool {
 	data, err := readLimited(name)
-	if os.IsNotExist(err) {
+	if os.IsNotExist(err) && info != nil {
 		return false
 	}
 	have := d.files[name]
 	if err != nil {
+		if info == nil && os.IsNotExist(err) {
+			err = fmt.Errorf("it is a link to %w", err)
+		}
 		broken := &file{info: info, held: true, problems: []mesh.Problem{{Position: mesh.Position{File: name}, Message: err.Error()}}}
 		d.files[name] = broken
 		return have == nil || len(have.problems) != 1 || have.problems[0].Message != err.Error()
@@ -103,7 +147,7 @@ func (d *Dir) read(name string, info fs.FileInfo, now time.Time) bool {
 		f.held = true
 		return true
 	}
-	f.objects, f.problems = mesh.Parse(name, data, mesh.ParseOptions{TrustDomain: d.config.TrustDomain, Now: now})
+	f.objects, f.problems = mesh.Parse(name, data, mesh.ParseOptions{TrustDomain: d.config.TrustDomain, Now: now, Judge: d.config.Judge})
 	for i := range f.problems {
 		f.held = f.held || f.problems[i].WholeFile()
 	}

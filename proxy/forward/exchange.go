@@ -50,6 +50,9 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 	if !permit.Valid() {
 		return proxy.Fail(proxy.Internal, "forward_without_permit", nil)
 	}
+	if x.Req.Method == "CONNECT" { // an answer to it would turn a pooled connection into a tunnel
+		return proxy.Fail(proxy.Internal, "forward_of_connect", nil)
+	}
 	if p.Retry == nil {
 		p.Retry = x.stale
 	}
@@ -68,12 +71,13 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 	x.Rec.UpstreamCluster = p.Cluster.Name()
 	var triedArray [8]*upstream.Endpoint
 	tried := triedArray[:0]
+	fresh := false
 	for made := 0; ; made++ {
 		ep := p.Cluster.Pick(tried)
 		if ep == nil {
 			return proxy.Fail(proxy.NoHealthyUpstream, "", nil)
 		}
-		res := x.attempt(ep, p, deadline)
+		res := x.attempt(ep, p, deadline, fresh)
 		if !x.again(p, &res, made, deadline) {
 			if res.fail != nil {
 				x.stopPump(nil)
@@ -84,6 +88,9 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 		if res.held != nil {
 			res.held.Discard()
 		}
+		if fresh = res.outcome.Stale; fresh {
+			continue // the endpoint is as good as before: the same conditions, on a new connection and at once
+		}
 		if len(tried) < cap(tried) {
 			tried = append(tried, ep)
 		}
@@ -93,7 +100,7 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 
 // again asks the retry policy.
 func (x *Exchange) again(p *Plan, res *result, made int, deadline time.Time) bool {
-	if x.consumed || x.answered || x.live.Denied() != nil || made >= p.Retry.Attempts {
+	if x.consumed || x.answered || x.live.over() || made >= p.Retry.Attempts {
 		return false
 	}
 	o := res.outcome
@@ -110,8 +117,8 @@ func (x *Exchange) again(p *Plan, res *result, made int, deadline time.Time) boo
 	return p.Retry.Judge(o)
 }
 
-// attempt sends the request to one endpoint and waits for the response head.
-func (x *Exchange) attempt(ep *upstream.Endpoint, p *Plan, deadline time.Time) result {
+// attempt sends the request to one endpoint, over a new connection if it must be fresh, and waits for the response head.
+func (x *Exchange) attempt(ep *upstream.Endpoint, p *Plan, deadline time.Time, fresh bool) result {
 	x.Rec.UpstreamHost, x.Rec.Destination = ep.AddrPort(), x.destination(ep)
 	connectBy := deadline
 	if t := p.Retry.PerTryTimeout; t > 0 {
@@ -119,7 +126,16 @@ func (x *Exchange) attempt(ep *upstream.Endpoint, p *Plan, deadline time.Time) r
 			connectBy = at
 		}
 	}
-	u, fail := ep.Acquire(x.life, connectBy)
+	var u *upstream.Conn
+	var fail *proxy.Failure
+	switch {
+	case fresh:
+		u, fail = ep.Dial(x.life, connectBy)
+	case !route.IdempotentMethod(x.Req.Method) || !x.bodyHere():
+		u, fail = ep.AcquireChecked(x.life, connectBy)
+	default:
+		u, fail = ep.Acquire(x.life, connectBy)
+	}
 	if fail != nil {
 		return result{fail: fail, outcome: route.Outcome{ConnectFailure: true}}
 	}
@@ -134,7 +150,7 @@ func (x *Exchange) converse(u *upstream.Conn, p *Plan, deadline time.Time) resul
 	x.live.setUp(u)
 	sent := time.Now()
 	if err := x.send(u); err != nil {
-		return x.broken(u, err)
+		return x.parting(u, err)
 	}
 	by := deadline
 	if t := p.Retry.PerTryTimeout; t > 0 {
@@ -159,6 +175,16 @@ func (x *Exchange) converse(u *upstream.Conn, p *Plan, deadline time.Time) resul
 	return x.broken(u, err)
 }
 
+// parting is an attempt whose request was not taken whole: the server may have answered before it closed.
+func (x *Exchange) parting(u *upstream.Conn, cause error) result {
+	n, w, err := x.await(u, time.Now().Add(partingTime))
+	if err != nil {
+		return x.broken(u, cause)
+	}
+	x.Resp.Close = true
+	return result{held: u, n: n, w: w}
+}
+
 // broken is an attempt whose connection ended before a byte of the response.
 func (x *Exchange) broken(u *upstream.Conn, err error) result {
 	reused := u.Reused()
@@ -167,7 +193,7 @@ func (x *Exchange) broken(u *upstream.Conn, err error) result {
 		return result{fail: proxy.Fail(proxy.UpstreamConnect, "", err), outcome: route.Outcome{ConnectFailure: true}}
 	}
 	u.Discard()
-	if x.live.Denied() != nil {
+	if x.live.over() {
 		return result{fail: proxy.Fail(proxy.DownstreamGone, "", err)}
 	}
 	return result{fail: proxy.Fail(proxy.UpstreamReset, "", err), outcome: route.Outcome{Reset: true, Stale: reused}}
@@ -215,14 +241,7 @@ func (x *Exchange) send(u *upstream.Conn) error {
 // await reads the response head into x.Resp; interim responses go to the client at once. n bytes of u.Buf[:w] are the head.
 func (x *Exchange) await(u *upstream.Conn, by time.Time) (n, w int, err error) {
 	var watch *watch
-	defer func() {
-		if watch != nil {
-			watch.stop()
-		}
-	}()
-	if !by.IsZero() {
-		x.armUpstream(u, by)
-	}
+	defer func() { watch.stop() }()
 	x.Resp.Reset() // once a head: the codec remembers in it how far it has searched
 	for {
 		if w > 0 {
@@ -245,8 +264,12 @@ func (x *Exchange) await(u *upstream.Conn, by time.Time) (n, w int, err error) {
 		if w == len(u.Buf) {
 			u.Buf = append(u.Buf, make([]byte, max(smallBuffer, len(u.Buf)))...)
 		}
-		if by.IsZero() {
-			x.upRead.within(u, time.Now(), upstreamWatch)
+		x.armUpstream(u, time.Now(), by)
+		if x.lost(watch) {
+			if f := x.pump.failure(); f != nil {
+				return 0, w, f
+			}
+			return 0, w, proxy.Fail(proxy.DownstreamGone, "", nil)
 		}
 		m, err := u.Read(u.Buf[w:])
 		w += m
@@ -259,31 +282,23 @@ func (x *Exchange) await(u *upstream.Conn, by time.Time) (n, w int, err error) {
 			}
 			return 0, w, err
 		}
-		if x.live.Denied() != nil || watch.gone() {
-			return 0, w, proxy.Fail(proxy.DownstreamGone, "", err)
-		}
-		if f := x.pump.failure(); f != nil {
-			return 0, w, f
-		}
+		x.upRead = readDeadline{}
 		if now := time.Now(); !by.IsZero() && !now.Before(by) {
 			return 0, w, proxy.Fail(proxy.UpstreamTimeout, "", nil)
 		}
 		if watch == nil && x.pump.finished() {
 			watch = x.watchClient(u)
 		}
-		if !by.IsZero() {
-			x.armUpstream(u, by)
-		}
 	}
 }
 
-// armUpstream sets the read deadline for a wait that ends at by, waking earlier to watch the client.
-func (x *Exchange) armUpstream(u *upstream.Conn, by time.Time) {
-	now := time.Now()
-	if w := now.Add(upstreamWatch); w.Before(by) {
-		by = w
+// armUpstream sets the read deadline for a wait that ends at by (zero: never), waking earlier to watch the client.
+func (x *Exchange) armUpstream(u *upstream.Conn, now, by time.Time) {
+	if !by.IsZero() && by.Sub(now) < upstreamWatch {
+		x.upRead.exactly(u, by)
+		return
 	}
-	x.upRead.exactly(u, by)
+	x.upRead.within(u, now, upstreamWatch)
 }
 
 // interim relays a 1xx response to a client that knows them.

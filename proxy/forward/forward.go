@@ -24,13 +24,16 @@ import (
 
 // Limits of one downstream connection; see docs/limits.md.
 const (
-	headTimeout   = 10 * time.Second // from the first byte of a request head to its last
-	idleTimeout   = time.Hour        // between requests (Istio's default for HTTP connections)
-	streamIdle    = 5 * time.Minute  // without a byte in either direction of a body (Envoy's stream_idle_timeout)
-	upstreamWatch = 2 * time.Second  // how long an upstream is waited for before the client is watched too
-	halfClosed    = 15 * time.Second // how long a client that closed its sending side may wait for its answer
-	lingerTime    = time.Second      // how long unread request bytes are drained after an answer that closes
-	lingerBytes   = 1 << 20
+	headTimeout   = 10 * time.Second       // from the first byte of a request head to its last
+	idleTimeout   = time.Hour              // between requests (Istio's default for HTTP connections)
+	streamIdle    = 5 * time.Minute        // without a byte in either direction of a body (Envoy's stream_idle_timeout)
+	upstreamWatch = 2 * time.Second        // how long an upstream is waited for before the client is watched too
+	halfClosed    = 5 * time.Second        // how long a client that closed its sending side may wait for an upstream that is silent
+	stalled       = 10 * time.Minute       // how long a receiver may take nothing before its connection is given up
+	lingerTime    = 2 * time.Second        // how long unread request bytes are drained after an answer that closes
+	bodyGrace     = time.Second            // how long a request body may still go on when its answer is complete
+	partingTime   = 100 * time.Millisecond // how long a server that stopped reading is listened to
+	drainIdle     = 250 * time.Millisecond // how long an idle connection of a listener that ends may still bring a request
 	smallBuffer   = 4 << 10
 	bigBuffer     = 32 << 10
 	keepBuffer    = 16 << 10 // a larger buffer is given up when its connection goes idle
@@ -75,9 +78,12 @@ type Exchange struct {
 	mustEnd  bool // the connection can't be used for another request
 	consumed bool // body bytes were taken off buf: no attempt may follow
 	pump     *pump
-	pending  int // body bytes in buf that an attempt has sent but that are consumed only when it is final
+	written  writeDeadline // of Conn
+	drainBy  time.Time     // until when the listener's end leaves the connection idle
+	unread   bool          // part of the last request's body is still to come
+	severed  bool          // the response can't be ended properly: the client is to see a reset
+	pending  int           // body bytes in buf that an attempt has sent but that are consumed only when it is final
 	requests uint64
-	stopGone func() bool // the watch's timer, while there is one
 }
 
 // readDeadline arms a connection's read deadline lazily: re-arming costs a system-wide timer operation, so a deadline that
@@ -96,22 +102,42 @@ func (d *readDeadline) exactly(c net.Conn, at time.Time) {
 	_ = c.SetReadDeadline(at)
 }
 
+// writeDeadline arms a connection's write deadline as lazily as readDeadline does.
+type writeDeadline struct{ at time.Time }
+
+func (d *writeDeadline) within(c net.Conn, now time.Time, dur time.Duration) {
+	if left := d.at.Sub(now); left >= dur/2 && left <= dur {
+		return
+	}
+	d.at = now.Add(dur)
+	_ = c.SetWriteDeadline(d.at)
+}
+
 var bigBuffers = sync.Pool{New: func() any { b := make([]byte, bigBuffer); return &b }}
 
 // Live is a connection in the registry of its listener.
 type Live struct {
 	conn net.Conn
+	life context.Context // ends when the connection is cut off
 	// mu guards auth, request and up between the connection's goroutine and Rejudge.
 	mu      sync.Mutex
 	auth    *authz.Connection
 	request *authz.Request // nil for TCP, and between requests
 	tcp     bool
 	up      net.Conn
-	denied  atomic.Pointer[authz.Decision]
+	denied  atomic.Pointer[string]
 	// draining is set once by the listener; idle says that the connection waits for its next request.
 	draining atomic.Bool
 	idle     atomic.Bool
+	// cut is set when the listener's patience is over: whatever still goes on ends.
+	cut atomic.Bool
 }
+
+// Life ends when the connection is cut off, which is later than its listener ends: dials for it are made under Life.
+func (l *Live) Life() context.Context { return l.life }
+
+// over reports whether whatever goes on over the connection must end.
+func (l *Live) over() bool { return l.denied.Load() != nil || l.cut.Load() }
 
 // Begin publishes what the connection is judged by, so that a new program can judge it again. request is nil for TCP.
 func (l *Live) Begin(a *authz.Connection, request *authz.Request, up net.Conn) {
@@ -127,17 +153,26 @@ func (l *Live) End() {
 	l.mu.Unlock()
 }
 
-// Denied is the decision that closed the connection while it lived, nil if none did.
-func (l *Live) Denied() *authz.Decision { return l.denied.Load() }
+// Denied is the access log's detail of the denial that closed the connection while it lived, "" if none did.
+func (l *Live) Denied() string {
+	if d := l.denied.Load(); d != nil {
+		return *d
+	}
+	return ""
+}
 
-// Rejudge asks a new program about what is in flight and closes the connection if it is denied now.
-func (l *Live) Rejudge(p *authz.Program) {
+// Judgement judges a connection again, and the request in flight on it (nil for TCP): the access log's detail of a denial,
+// "" for going on.
+type Judgement func(*authz.Connection, *authz.Request) string
+
+// Rejudge asks about what is in flight and closes the connection if it is denied now.
+func (l *Live) Rejudge(judge Judgement) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.auth == nil {
 		return
 	}
-	if _, d := p.Decide(l.auth, l.request); !d.Allowed {
+	if d := judge(l.auth, l.request); d != "" {
 		l.denied.Store(&d)
 		if l.up != nil {
 			_ = l.up.SetDeadline(time.Unix(1, 0))

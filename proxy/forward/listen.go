@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/proxy/socket"
 )
 
 // maxConnections bounds the connections of one listener; further ones are closed at once.
@@ -24,6 +24,7 @@ type Listener struct {
 	mu    sync.Mutex // guards conns
 	conns map[*Live]struct{}
 	wg    sync.WaitGroup
+	life  context.Context // of the connections: ends when they are cut off
 }
 
 // NewListener serves ln with handle, which must return when its connection is closed. Run starts it.
@@ -36,6 +37,9 @@ func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
 
 // Run accepts until ctx ends, then drains: nothing new is accepted, idle connections are closed, busy ones get drainTime.
 func (l *Listener) Run(ctx context.Context) error {
+	life, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	l.life = life
 	stop := context.AfterFunc(ctx, func() { l.ln.Close() })
 	defer stop()
 	backoff := time.Duration(0)
@@ -57,12 +61,13 @@ func (l *Listener) Run(ctx context.Context) error {
 		l.start(c)
 	}
 	l.ln.Close()
-	l.drain()
+	l.drain(cut)
 	return nil
 }
 
-func (l *Listener) start(c net.Conn) {
-	live := &Live{conn: c}
+func (l *Listener) start(accepted net.Conn) {
+	c := socket.Wrap(accepted)
+	live := &Live{conn: c, life: l.life}
 	l.mu.Lock()
 	full := len(l.conns) >= maxConnections
 	if !full {
@@ -84,10 +89,10 @@ func (l *Listener) start(c net.Conn) {
 	})
 }
 
-// Rejudge shows a new program to everything in flight.
-func (l *Listener) Rejudge(p *authz.Program) {
+// Rejudge asks again about everything in flight, and closes what is denied now.
+func (l *Listener) Rejudge(judge Judgement) {
 	for _, live := range l.snapshot() {
-		live.Rejudge(p)
+		live.Rejudge(judge)
 	}
 }
 
@@ -101,7 +106,8 @@ func (l *Listener) snapshot() []*Live {
 	return out
 }
 
-func (l *Listener) drain() {
+// drain lets busy connections finish, for drainTime; then cut ends dials, and the connections are closed.
+func (l *Listener) drain(cut context.CancelFunc) {
 	for _, live := range l.snapshot() {
 		live.draining.Store(true)
 		if live.idle.Load() {
@@ -115,7 +121,9 @@ func (l *Listener) drain() {
 		return
 	case <-time.After(drainTime):
 	}
+	cut()
 	for _, live := range l.snapshot() {
+		live.cut.Store(true)
 		live.mu.Lock()
 		if live.up != nil {
 			_ = live.up.SetDeadline(time.Unix(1, 0))

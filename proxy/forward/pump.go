@@ -18,6 +18,8 @@ type pump struct {
 	done chan struct{}
 	// fail is why the request itself can't be finished (the client left, or sent a bad chunk).
 	fail atomic.Pointer[proxy.Failure]
+	// stop is set before the deadlines that end the pump, so that it does not push them back.
+	stop atomic.Bool
 	// whole says that the body was sent to its end. Read after done.
 	whole bool
 	n     uint64
@@ -41,6 +43,7 @@ func (x *Exchange) pumpBody(p *pump, u *upstream.Conn) *proxy.Failure {
 	small := x.swapBig()
 	defer x.swapBack(small)
 	out := make([]byte, 0, 512)
+	var written writeDeadline
 	chunked := x.Req.Body == proxy.BodyChunked
 	for {
 		used, data, done, err := x.reqBody.Next(x.buf[x.r:x.w])
@@ -62,6 +65,10 @@ func (x *Exchange) pumpBody(p *pump, u *upstream.Conn) *proxy.Failure {
 			out = data
 		}
 		if len(out) > 0 {
+			written.within(u, time.Now(), stalled)
+			if p.stop.Load() {
+				return nil
+			}
 			if _, err := u.Write(out); err != nil {
 				return nil
 			}
@@ -76,19 +83,22 @@ func (x *Exchange) pumpBody(p *pump, u *upstream.Conn) *proxy.Failure {
 		if used > 0 && x.r < x.w {
 			continue
 		}
-		if f := x.fill(); f != nil {
+		if f := x.fill(p); f != nil {
 			return f
 		}
 	}
 }
 
 // fill reads more of a body.
-func (x *Exchange) fill() *proxy.Failure {
+func (x *Exchange) fill(p *pump) *proxy.Failure {
 	if x.r == x.w {
 		x.r, x.w = 0, 0
 	}
 	x.makeRoom()
 	x.read.within(x.Conn, time.Now(), streamIdle)
+	if p.stop.Load() || x.live.over() {
+		return proxy.Fail(proxy.DownstreamGone, "", nil)
+	}
 	n, err := x.Conn.Read(x.buf[x.w:])
 	x.w += n
 	if n > 0 || err == nil {
@@ -154,6 +164,19 @@ func (p *pump) failure() *proxy.Failure {
 	return p.fail.Load()
 }
 
+// graceForPump waits a moment for a request body whose response is complete: without its end the connection is lost.
+func (x *Exchange) graceForPump() {
+	if x.pump.finished() {
+		return
+	}
+	t := time.NewTimer(bodyGrace)
+	defer t.Stop()
+	select {
+	case <-x.pump.done:
+	case <-t.C:
+	}
+}
+
 // stopPump ends a pump and waits for it. true: the body went to the upstream whole (or there was no pump).
 func (x *Exchange) stopPump(u *upstream.Conn) bool {
 	p := x.pump
@@ -161,6 +184,7 @@ func (x *Exchange) stopPump(u *upstream.Conn) bool {
 		return true
 	}
 	if !p.finished() {
+		p.stop.Store(true)
 		_ = x.Conn.SetReadDeadline(time.Unix(1, 0))
 		if u != nil {
 			_ = u.SetWriteDeadline(time.Unix(1, 0))
@@ -174,7 +198,7 @@ func (x *Exchange) stopPump(u *upstream.Conn) bool {
 	x.pump = nil
 	x.Rec.BytesReceived += p.n
 	if !p.whole {
-		x.mustEnd = true
+		x.mustEnd, x.unread = true, true
 	}
 	return p.whole
 }

@@ -23,6 +23,8 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 		x.Rec.BytesReceived += uint64(x.pending)
 		x.pending, x.consumed = 0, true
 	}
+	// A server that closes before it has read the request won't read the rest: the client is told.
+	x.mustEnd = x.mustEnd || x.live.draining.Load() || resp.Close && !x.pump.finished()
 	x.respBody.Response = true
 	reusable := !resp.Close && resp.Body != proxy.BodyUntilClose
 	x.respBody.Reset(resp.Body, resp.Length, &x.limits)
@@ -34,8 +36,13 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 	x.out = http1.AppendResponse(x.out[:0], resp)
 	x.answered, x.Rec.Status = true, resp.Status
 	fail, rest := x.relayBody(u, u.Buf[res.n:res.w], deadline)
+	reusable = reusable && fail == nil && rest == 0 && x.Rec.Flag != "DC"
+	if reusable && !x.mustEnd {
+		x.graceForPump()
+	}
 	whole := x.stopPump(u)
-	settle(u, reusable && whole && fail == nil && rest == 0 && x.Rec.Flag != "DC")
+	x.live.End() // before u is anybody else's
+	settle(u, reusable && whole)
 	return fail
 }
 
@@ -120,39 +127,43 @@ func (x *Exchange) flush() bool {
 
 // readBody reads more of a response body, minding the exchange's deadline, policies and the client.
 func (x *Exchange) readBody(u *upstream.Conn, b []byte, deadline time.Time) (int, error) {
+	var watch *watch
+	defer func() { watch.stop() }()
+	now := time.Now()
+	by, late := deadline, "response_timeout"
+	if by.IsZero() {
+		by, late = now.Add(streamIdle), "stream_idle_timeout"
+	}
 	for {
-		if deadline.IsZero() {
-			x.upRead.within(u, time.Now(), streamIdle)
-		} else {
-			x.upRead.exactly(u, deadline)
-		}
-		if x.live.Denied() != nil {
+		x.armUpstream(u, now, by)
+		if x.lost(watch) {
 			return 0, proxy.Fail(proxy.DownstreamGone, proxy.DownstreamGone.Answer().Detail, nil)
 		}
 		n, err := u.Read(b)
-		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			if n == 0 && err == nil {
-				continue
-			}
+		if n > 0 || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
-		if x.pump.failure() != nil {
-			return 0, proxy.Fail(proxy.DownstreamGone, proxy.DownstreamGone.Answer().Detail, err)
+		x.upRead = readDeadline{}
+		if now = time.Now(); !now.Before(by) {
+			return 0, proxy.Fail(proxy.UpstreamTimeout, late, err)
 		}
-		if !deadline.IsZero() {
-			return 0, proxy.Fail(proxy.UpstreamTimeout, "response_timeout", err)
+		if watch == nil && x.pump.finished() {
+			watch = x.watchClient(u)
 		}
-		return 0, proxy.Fail(proxy.UpstreamTimeout, "stream_idle_timeout", err)
 	}
+}
+
+// lost reports whether the client, or its right to the answer, is gone. It is asked after every arming of a deadline, which
+// whoever ends the exchange may have set before.
+func (x *Exchange) lost(w *watch) bool {
+	return x.live.over() || x.pump.failure() != nil || w.gone()
 }
 
 // cutOff ends a response in its middle so that the client can tell: a chunked or counted one by its missing end, one that
 // ends with the connection by a reset.
 func (x *Exchange) cutOff(code proxy.Code, detail string, cause error) *proxy.Failure {
 	if x.Resp.Body == proxy.BodyUntilClose {
-		if t, ok := x.Conn.(interface{ SetLinger(int) error }); ok {
-			_ = t.SetLinger(0)
-		}
+		x.severed = true
 	} else {
 		x.flush()
 	}
@@ -178,7 +189,7 @@ func (x *Exchange) upgrade(res *result, p *Plan) *proxy.Failure {
 	if !x.flush() {
 		return nil
 	}
-	x.tunnel(u, u.Buf[res.n:res.w])
+	x.tunnel(u.Conn, u.Buf[res.n:res.w])
 	return nil
 }
 
@@ -188,16 +199,17 @@ func (x *Exchange) Connect(u *upstream.Conn) {
 	x.mustEnd, x.answered, x.Rec.Status = true, true, 200
 	x.out = append(x.out[:0], "HTTP/1.1 200 OK\r\n\r\n"...)
 	if x.flush() {
-		x.tunnel(u, nil)
+		x.tunnel(u.Conn, nil)
 	}
 }
 
+// tunnel joins the two connections; both can be half closed.
 func (x *Exchange) tunnel(u net.Conn, early []byte) {
 	x.consumed, x.answered = true, false // nothing to linger for
 	_ = x.Conn.SetDeadline(time.Time{})
 	_ = u.SetDeadline(time.Time{})
 	x.live.setUp(u)
-	if x.live.Denied() != nil { // judged again before the deadlines were cleared
+	if x.live.over() { // ended before the deadlines were cleared
 		return
 	}
 	sent, received := Tunnel(x.Conn, u, x.buf[x.r:x.w], early)

@@ -3,13 +3,13 @@ package forward
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"time"
 
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/http1"
+	"github.com/signet-mesh/signet/proxy/socket"
 )
 
 // New prepares an exchange for a connection whose first bytes, preread, were already taken off it.
@@ -23,7 +23,7 @@ func New(c net.Conn, live *Live, preread []byte, corridor Corridor) *Exchange {
 // Serve reads requests until the connection ends, ctx ends (which lets the one in flight finish) or a request forbids
 // another. It returns when nothing of the connection is in use any more; the caller closes it.
 func (x *Exchange) Serve(ctx context.Context) {
-	x.life = context.WithoutCancel(ctx)
+	x.life = x.live.life
 	x.stale = stale()
 	for {
 		fail, end := x.readHead(ctx)
@@ -31,6 +31,10 @@ func (x *Exchange) Serve(ctx context.Context) {
 			return
 		}
 		x.serveOne(fail)
+		if x.severed {
+			sever(x.Conn)
+			return
+		}
 		if x.mustEnd {
 			x.linger()
 			return
@@ -46,7 +50,7 @@ func (x *Exchange) serveOne(fail *proxy.Failure) {
 		x.mustEnd = x.mustEnd || x.Req.Close || x.live.draining.Load()
 		x.reqBody.Reset(x.Req.Body, x.Req.Length, &x.limits)
 	} else {
-		x.mustEnd = true
+		x.mustEnd, x.unread = true, true
 	}
 	x.corridor.Begin(x)
 	x.describe()
@@ -58,10 +62,10 @@ func (x *Exchange) serveOne(fail *proxy.Failure) {
 	}
 	x.live.End()
 	if !x.skipBody() {
-		x.mustEnd = true
+		x.mustEnd, x.unread = true, true
 	}
-	if d := x.live.Denied(); d != nil {
-		x.Rec.Detail, x.mustEnd = d.Detail(), true
+	if d := x.live.Denied(); d != "" {
+		x.Rec.Detail, x.mustEnd = d, true
 	}
 	x.Rec.Duration = time.Since(x.Rec.Start)
 	x.corridor.Recorder().Record(&x.Rec)
@@ -105,10 +109,7 @@ func (x *Exchange) readHead(ctx context.Context) (fail *proxy.Failure, end bool)
 		}
 		now := time.Now()
 		if x.r == x.w {
-			x.shrink()
-			x.read.within(x.Conn, now, idleTimeout)
-			x.live.idle.Store(true)
-			if x.live.draining.Load() || ctx.Err() != nil {
+			if !x.awaitRequest(ctx, now) {
 				return nil, true
 			}
 		} else if started.IsZero() {
@@ -126,6 +127,9 @@ func (x *Exchange) readHead(ctx context.Context) (fail *proxy.Failure, end bool)
 			continue
 		}
 		if x.r == x.w {
+			if x.live.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
 			return nil, true
 		}
 		x.startRecord(started)
@@ -135,6 +139,22 @@ func (x *Exchange) readHead(ctx context.Context) (fail *proxy.Failure, end bool)
 		}
 		return proxy.Fail(proxy.DownstreamGone, "", err), false
 	}
+}
+
+// awaitRequest prepares for the wait for a request's first byte. A listener that ends leaves its idle connections a moment
+// in which a request that is on its way is still served. false: that moment is over.
+func (x *Exchange) awaitRequest(ctx context.Context, now time.Time) bool {
+	x.shrink()
+	x.read.within(x.Conn, now, idleTimeout)
+	x.live.idle.Store(true)
+	if !x.live.draining.Load() && ctx.Err() == nil {
+		return true
+	}
+	if x.drainBy.IsZero() {
+		x.drainBy = now.Add(drainIdle)
+	}
+	x.read.exactly(x.Conn, x.drainBy)
+	return now.Before(x.drainBy) && !x.live.over()
 }
 
 func (x *Exchange) startRecord(started time.Time) {
@@ -185,19 +205,20 @@ func (x *Exchange) Respond(status int, body string) {
 	h := &x.Resp
 	h.Status, h.Reason, h.Minor = status, "", 1
 	h.Body, h.Length = proxy.BodyLength, int64(len(body))
-	if x.Req.Method == "HEAD" {
+	bare := x.Req.Method == "HEAD" || status == 204 || status == 304
+	if bare {
 		h.Body = proxy.BodyNone
 	}
 	if body != "" && h.Get("content-type") == "" {
 		h.Add("content-type", "text/plain")
 	}
 	// What is left of a body that has not fully arrived can't be told from the next request cheaply: end here.
-	if !x.bodyHere() {
+	if !x.bodyHere() || x.live.draining.Load() {
 		x.mustEnd = true
 	}
 	http1.Reframe(h, x.Req.Minor, x.mustEnd)
 	x.out = http1.AppendResponse(x.out[:0], h)
-	if x.Req.Method != "HEAD" {
+	if !bare {
 		x.out = append(x.out, body...)
 		x.Rec.BytesSent += uint64(len(body))
 	}
@@ -237,6 +258,11 @@ func (x *Exchange) write(b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
+	x.written.within(x.Conn, time.Now(), stalled)
+	if x.live.over() { // the deadline that ends it may have been pushed back
+		x.mustEnd = true
+		return false
+	}
 	if _, err := x.Conn.Write(b); err != nil {
 		x.mustEnd = true
 		if x.Rec.Flag == "-" {
@@ -273,14 +299,33 @@ func (x *Exchange) skipBody() bool {
 
 // linger drains what the client still sends after an answer that closes, so that the answer is not lost to a reset.
 func (x *Exchange) linger() {
-	if !x.answered || x.Req.Close {
+	if !x.answered || x.live.over() || x.Req.Close && !x.unread && x.r == x.w {
 		return
 	}
-	type closeWriter interface{ CloseWrite() error }
-	cw, ok := x.Conn.(closeWriter)
-	if !ok || cw.CloseWrite() != nil {
+	if h, ok := x.Conn.(half); !ok || h.CloseWrite() != nil {
 		return
 	}
 	_ = x.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	_, _ = io.CopyN(io.Discard, x.Conn, lingerBytes)
+	buf := bigBuffers.Get().(*[]byte)
+	defer bigBuffers.Put(buf)
+	for !x.live.over() {
+		if _, err := x.Conn.Read(*buf); err != nil {
+			return
+		}
+	}
+}
+
+// sever closes a connection so that its peer sees a reset, and nothing that could be taken for a proper end.
+func sever(c net.Conn) {
+	for {
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = inner.NetConn()
+	}
+	if t := socket.TCP(c); t != nil {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
 }

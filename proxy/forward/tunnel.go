@@ -10,6 +10,7 @@ import (
 
 	"github.com/signet-mesh/signet/authz"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/socket"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
@@ -55,9 +56,7 @@ func (t *tunnel) copy(dst, src net.Conn, early []byte) (n uint64) {
 			return n
 		}
 	}
-	d, plainDst := dst.(*net.TCPConn)
-	s, plainSrc := src.(*net.TCPConn)
-	if plainDst && plainSrc {
+	if d, s := socket.TCP(dst), socket.TCP(src); d != nil && s != nil {
 		t.spliced.Store(true)
 		m, err := io.Copy(d, s)
 		n += uint64(m)
@@ -120,12 +119,22 @@ func TCP(ctx context.Context, permit authz.Permit, c *upstream.Cluster, down net
 	if !permit.Valid() {
 		return proxy.Fail(proxy.Internal, "forward_without_permit", nil)
 	}
+	u, fail := Dial(ctx, c, rec)
+	if fail != nil {
+		return fail
+	}
+	return TCPOver(u, down, preread, live, rec)
+}
+
+// Dial makes a connection of its own to one endpoint of a cluster, or to another when that fails, and notes in the record
+// where it went.
+func Dial(ctx context.Context, c *upstream.Cluster, rec *proxy.Record) (*upstream.Conn, *proxy.Failure) {
 	rec.UpstreamCluster = c.Name()
 	var tried []*upstream.Endpoint
 	for {
 		ep := c.Pick(tried)
 		if ep == nil {
-			return proxy.Fail(proxy.NoHealthyUpstream, "", nil)
+			return nil, proxy.Fail(proxy.NoHealthyUpstream, "", nil)
 		}
 		rec.UpstreamHost = ep.AddrPort()
 		if rec.Side == proxy.SourceSide {
@@ -133,10 +142,10 @@ func TCP(ctx context.Context, permit authz.Permit, c *upstream.Cluster, down net
 		}
 		u, fail := ep.Dial(ctx, time.Time{})
 		if fail == nil {
-			return TCPOver(u, down, preread, live, rec)
+			return u, nil
 		}
 		if tried = append(tried, ep); len(tried) >= min(3, len(c.Endpoints())) {
-			return fail
+			return nil, fail
 		}
 	}
 }
@@ -147,7 +156,7 @@ func TCPOver(u *upstream.Conn, down net.Conn, preread []byte, live *Live, rec *p
 	rec.UpstreamLocal = u.Local()
 	_ = down.SetDeadline(time.Time{})
 	live.setUp(u)
-	if live.Denied() != nil {
+	if live.over() {
 		return nil
 	}
 	rec.BytesSent, rec.BytesReceived = Tunnel(down, u.Conn, preread, nil)
@@ -156,8 +165,8 @@ func TCPOver(u *upstream.Conn, down net.Conn, preread []byte, live *Live, rec *p
 
 // Note writes how a TCP connection ended into its record.
 func Note(rec *proxy.Record, f *proxy.Failure, live *Live) {
-	if d := live.Denied(); d != nil {
-		rec.Detail = d.Detail()
+	if d := live.Denied(); d != "" {
+		rec.Detail = d
 		return
 	}
 	if f == nil {

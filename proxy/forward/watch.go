@@ -2,19 +2,23 @@ package forward
 
 import (
 	"errors"
+	"io"
 	"os"
 	"sync/atomic"
 	"time"
 
+	"github.com/signet-mesh/signet/proxy/socket"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
 // watch reads the client's side while a slow upstream is waited for, to notice that it has gone. What it reads (a pipelined
-// request) stays in the exchange's buffer, which it owns until stop returns.
+// request) stays in the exchange's buffer, which it owns until stop returns. A nil watch watches nothing.
 type watch struct {
-	x    *Exchange
-	done chan struct{}
-	left atomic.Bool
+	x     *Exchange
+	quit  chan struct{}
+	done  chan struct{}
+	left  atomic.Bool
+	ended bool // the client sends nothing more; read after done
 }
 
 // watchClient starts a watch, or returns nil when there is no room to read into.
@@ -23,7 +27,7 @@ func (x *Exchange) watchClient(u *upstream.Conn) *watch {
 	if x.w == len(x.buf) || hold < x.w {
 		return nil
 	}
-	w := &watch{x: x, done: make(chan struct{})}
+	w := &watch{x: x, quit: make(chan struct{}), done: make(chan struct{})}
 	x.read.exactly(x.Conn, time.Time{})
 	go w.run(u)
 	return w
@@ -34,17 +38,23 @@ func (w *watch) run(u *upstream.Conn) {
 	x := w.x
 	n, err := x.Conn.Read(x.buf[x.w:])
 	x.w += n
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+	if n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		return
 	}
-	// A closed sending side may be all there is to it: such a client still gets its answer, for a while.
-	x.read.exactly(x.Conn, time.Now().Add(halfClosed))
-	x.mustEnd = true
-	t := time.AfterFunc(halfClosed, func() {
-		w.left.Store(true)
-		_ = u.SetReadDeadline(time.Unix(1, 0))
-	})
-	w.x.stopGone = t.Stop
+	w.ended = true
+	// On a plain connection a closed sending side may be all there is to it: such a client still gets its answer, for a
+	// while. Over TLS nobody does that.
+	if errors.Is(err, io.EOF) && socket.TCP(x.Conn) != nil {
+		t := time.NewTimer(halfClosed)
+		defer t.Stop()
+		select {
+		case <-w.quit:
+			return
+		case <-t.C:
+		}
+	}
+	w.left.Store(true)
+	_ = u.SetReadDeadline(time.Unix(1, 0)) // wakes the exchange
 }
 
 // gone reports that the client closed and its time to wait is over.
@@ -52,12 +62,15 @@ func (w *watch) gone() bool { return w != nil && w.left.Load() }
 
 // stop ends the watch and waits for it.
 func (w *watch) stop() {
+	if w == nil {
+		return
+	}
 	x := w.x
+	close(w.quit)
 	_ = x.Conn.SetReadDeadline(time.Unix(1, 0))
 	<-w.done
-	if x.stopGone != nil {
-		x.stopGone()
-		x.stopGone = nil
-	}
 	x.read.exactly(x.Conn, time.Time{})
+	if w.ended {
+		x.mustEnd = true
+	}
 }

@@ -1,7 +1,6 @@
 package inbound
 
 import (
-	"context"
 	"net"
 	"time"
 
@@ -26,6 +25,15 @@ func (s *corridor) Begin(x *forward.Exchange) {
 // Handle implements forward.Corridor.
 func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	c := s.l.config.Load()
+	if c.Mode == Strict && !x.Auth.Peer.Proven() { // accepted before the mode was changed
+		s.l.rec.Refused(s.local, s.remote, reasonPlaintext, nil)
+		return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
+	}
+	if x.Req.Method == "CONNECT" {
+		f := proxy.Fail(proxy.NoRoute, "connect_not_here", nil)
+		f.Body = "CONNECT is served by the outbound HTTP_PROXY listener of the calling workload"
+		return f
+	}
 	// What a caller says under the name of the mesh's own statement is never believed, nor shown to policies.
 	x.Req.Del(headerXFCC)
 	// 3 canonicalise, 4 authorize
@@ -44,7 +52,10 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	}
 	x.InFlight() // from here on the head is not changed: a new program may judge it again
 	// A program that was swapped in between the decision and InFlight has not seen this request.
-	if now := s.l.config.Load(); now.Program != c.Program {
+	if now := s.l.config.Load(); now != c {
+		if now.Mode == Strict && !x.Auth.Peer.Proven() {
+			return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
+		}
 		if permit, _, fail = now.Judge.Authorize(now.Program, &x.Auth, &x.Req, &x.Judged, &x.Scratch); fail != nil {
 			return fail
 		}
@@ -62,7 +73,7 @@ func (s *session) describe(r *proxy.Record, c *Config) {
 }
 
 // serveTCP is steps 4 to 7 for a connection that carries no HTTP we read.
-func (s *session) serveTCP(ctx context.Context, conn net.Conn, preread []byte, live *forward.Live) {
+func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
 	c := s.l.config.Load()
 	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
 	s.describe(&rec, c)
@@ -74,13 +85,18 @@ func (s *session) serveTCP(ctx context.Context, conn net.Conn, preread []byte, l
 	live.Begin(&s.auth, nil, nil)
 	defer live.End()
 	c = s.l.config.Load() // not older than what Begin made visible to Rejudge
+	if c.Mode == Strict && !s.auth.Peer.Proven() {
+		s.l.rec.Refused(s.local, s.remote, reasonPlaintext, nil)
+		forward.Note(&rec, proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil), live)
+		return
+	}
 	permit, decision, fail := c.Judge.AuthorizeTCP(c.Program, &s.auth)
 	if decision.Audit != nil {
 		rec.Audited = decision.Audit.ID
 	}
 	s.l.rec.Opened(&rec)
 	if fail == nil {
-		fail = forward.TCP(context.WithoutCancel(ctx), permit, c.Cluster, conn, preread, live, &rec)
+		fail = forward.TCP(live.Life(), permit, c.Cluster, conn, preread, live, &rec)
 	}
 	forward.Note(&rec, fail, live)
 }

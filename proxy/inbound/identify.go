@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/signet-mesh/signet/certs"
@@ -21,6 +22,10 @@ const (
 	reasonPlaintext = "plaintext_under_strict"
 	reasonNoBytes   = "no_first_bytes"
 	reasonHandshake = "tls_handshake"
+	reasonNotTLS    = "not_tls"           // begins like TLS, and is none
+	reasonALPN      = "alpn"              // none of the protocols offered is spoken here
+	reasonVersion   = "tls_version"       // the client does not speak TLS 1.3
+	reasonByPeer    = "refused_by_client" // the client sent an alert: it does not take our certificate, mostly
 	reasonTimeout   = "tls_handshake_timeout"
 	reasonGone      = "closed_in_handshake"
 	reasonHello     = "bad_client_hello"
@@ -43,7 +48,7 @@ func (l *Listener) identify(raw net.Conn, c *Config, s *session) (conn net.Conn,
 		if !isHTTP {
 			return raw, nil, false, true
 		}
-		first, ok := l.firstBytes(raw, s, c, 1)
+		first, ok := l.firstBytes(raw, s, c)
 		return raw, first, ok && first[0] != recordHandshake, ok
 	case Permissive:
 		return l.detect(raw, c, s, isHTTP)
@@ -55,7 +60,7 @@ func (l *Listener) identify(raw net.Conn, c *Config, s *session) (conn net.Conn,
 // detect tells the mesh's connections from plaintext and from TLS that is the program's own.
 func (l *Listener) detect(raw net.Conn, c *Config, s *session, isHTTP bool) (conn net.Conn, preread []byte, http, ok bool) {
 	s.security = proxy.SecurityNone
-	first, ok := l.firstBytes(raw, s, c, 1)
+	first, ok := l.firstBytes(raw, s, c)
 	if !ok {
 		return nil, nil, false, false
 	}
@@ -78,7 +83,7 @@ func (l *Listener) detect(raw net.Conn, c *Config, s *session, isHTTP bool) (con
 }
 
 // firstBytes waits for the first bytes of a connection. On a TCP port none in time is an answer; on an HTTP one it is the end.
-func (l *Listener) firstBytes(raw net.Conn, s *session, c *Config, _ int) ([]byte, bool) {
+func (l *Listener) firstBytes(raw net.Conn, s *session, c *Config) ([]byte, bool) {
 	_ = raw.SetReadDeadline(time.Now().Add(c.Detection))
 	b := make([]byte, 2048)
 	n, err := raw.Read(b)
@@ -86,7 +91,7 @@ func (l *Listener) firstBytes(raw net.Conn, s *session, c *Config, _ int) ([]byt
 	if n > 0 {
 		return b[:n], true
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) && c.Protocol != mesh.HTTP && c.Mode == Permissive {
+	if (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF)) && c.Protocol != mesh.HTTP {
 		return nil, true
 	}
 	if !errors.Is(err, io.EOF) {
@@ -146,6 +151,8 @@ func (l *Listener) handshake(raw net.Conn, s *session) (net.Conn, bool) {
 
 func reasonOf(err error) string {
 	var v *certs.VerifyError
+	var header tls.RecordHeaderError
+	var op *net.OpError
 	switch {
 	case errors.As(err, &v):
 		return string(v.Reason)
@@ -155,6 +162,23 @@ func reasonOf(err error) string {
 		return reasonTimeout
 	case errors.Is(err, io.EOF):
 		return reasonGone
+	case errors.As(err, &header):
+		return reasonNotTLS
+	case errors.As(err, &op) && op.Op == "remote error":
+		return reasonByPeer
+	}
+	return wordOf(err.Error())
+}
+
+// wordOf reads the errors for which crypto/tls has no type.
+func wordOf(s string) string {
+	switch {
+	case strings.Contains(s, "didn't provide a certificate"):
+		return string(certs.NoCertificate)
+	case strings.Contains(s, "unsupported application protocols"):
+		return reasonALPN
+	case strings.Contains(s, "unsupported versions"):
+		return reasonVersion
 	}
 	return reasonHandshake
 }
@@ -164,6 +188,9 @@ type opening struct {
 	net.Conn
 	seen bool
 }
+
+// NetConn is the connection under it, as tls.Conn has it.
+func (o *opening) NetConn() net.Conn { return o.Conn }
 
 func (o *opening) Read(b []byte) (int, error) {
 	n, err := o.Conn.Read(b)
@@ -181,6 +208,9 @@ type replayed struct {
 	net.Conn
 	early []byte
 }
+
+// NetConn is the connection under it, as tls.Conn has it.
+func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 func (r *replayed) Read(b []byte) (int, error) {
 	if len(r.early) > 0 {

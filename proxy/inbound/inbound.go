@@ -83,9 +83,20 @@ func New(ln net.Listener, src certs.Source, rec proxy.Recorder, c *Config) *List
 // Swap replaces the configuration: new requests are judged by it at once, and what is in flight is judged again.
 func (l *Listener) Swap(c *Config) {
 	old := l.config.Swap(c)
-	if old.Program != c.Program {
-		l.fl.Rejudge(c.Program)
+	if old.Program != c.Program || old.Mode != c.Mode {
+		l.fl.Rejudge(c.judge)
 	}
+}
+
+// judge is what is asked of a live connection when the configuration changes.
+func (c *Config) judge(a *authz.Connection, r *authz.Request) string {
+	if c.Mode == Strict && !a.Peer.Proven() {
+		return reasonPlaintext
+	}
+	if _, d := c.Program.Decide(a, r); !d.Allowed {
+		return d.Detail()
+	}
+	return ""
 }
 
 // Run serves until ctx ends and everything in flight is done or cut off.
@@ -118,7 +129,7 @@ func (l *Listener) serve(raw net.Conn, live *forward.Live) {
 	s.auth.SourceIP = s.remote.Addr()
 	s.auth.DestinationIP, s.auth.DestinationPort = s.local.Addr(), s.local.Port()
 	if !http {
-		s.serveTCP(l.life, conn, preread, live)
+		s.serveTCP(conn, preread, live)
 		return
 	}
 	x := forward.New(conn, live, preread, (*corridor)(s))

@@ -107,13 +107,8 @@ func (s *session) connect(x *forward.Exchange, c *Config) *proxy.Failure {
 		return proxy.Fail(proxy.NoHealthyUpstream, "", nil)
 	}
 	cluster := c.Clusters[w.Cluster]
-	x.Rec.UpstreamCluster, x.Rec.Service = cluster.Name(), cluster.Destination()
-	ep := cluster.Pick(nil)
-	if ep == nil {
-		return proxy.Fail(proxy.NoHealthyUpstream, "", nil)
-	}
-	x.Rec.UpstreamHost, x.Rec.Destination = ep.AddrPort(), ep.Party()
-	u, fail := ep.Dial(context.WithoutCancel(s.l.life), time.Time{})
+	x.Rec.Service = cluster.Destination()
+	u, fail := forward.Dial(s.life, cluster, &x.Rec)
 	if fail != nil {
 		return fail
 	}
@@ -160,7 +155,7 @@ func (s *session) dialUnknown(x *forward.Exchange, c *Config) (*upstream.Conn, *
 	if !ok {
 		return nil, proxy.Fail(proxy.BadRequest, "bad_authority", nil)
 	}
-	ctx := context.WithoutCancel(s.l.life)
+	ctx := s.life
 	addrs, err := resolve(ctx, host)
 	if err != nil {
 		f := proxy.Fail(proxy.UpstreamConnect, "dns_resolution_failure", err)

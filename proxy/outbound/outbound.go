@@ -91,7 +91,7 @@ func (l *Listener) Run(ctx context.Context) error {
 }
 
 func (l *Listener) serve(conn net.Conn, live *forward.Live) {
-	s := &session{l: l, local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
+	s := &session{l: l, life: live.Life(), local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
 	if c := l.config.Load(); c.Kind == TCP {
 		s.serveTCP(c, conn, live)
 		return
@@ -110,6 +110,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 // session is one connection of a program. It implements forward.Corridor.
 type session struct {
 	l             *Listener
+	life          context.Context // until the connection is cut off
 	local, remote netip.AddrPort
 }
 
@@ -151,5 +152,5 @@ func (s *session) serveTCP(c *Config, conn net.Conn, live *forward.Live) {
 		forward.Note(&rec, proxy.Fail(proxy.NoHealthyUpstream, "", nil), live)
 		return
 	}
-	forward.Note(&rec, forward.TCP(context.WithoutCancel(s.l.life), authz.Egress(), cluster, conn, nil, live, &rec), live)
+	forward.Note(&rec, forward.TCP(live.Life(), authz.Egress(), cluster, conn, nil, live, &rec), live)
 }

@@ -63,7 +63,18 @@ func (e *Endpoint) MTLS() bool { return e.pool.line.tls != nil }
 func (e *Endpoint) Acquire(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
 	p := e.pool
 	p.active.Add(1)
-	if c := p.take(time.Now()); c != nil {
+	if c := p.take(time.Now(), checkAfter); c != nil {
+		return c, nil
+	}
+	return p.dial(ctx, deadline, e.timeout)
+}
+
+// AcquireChecked is Acquire for a request that can't be sent twice: however briefly an idle connection was idle, it is
+// looked at before it is lent.
+func (e *Endpoint) AcquireChecked(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
+	p := e.pool
+	p.active.Add(1)
+	if c := p.take(time.Now(), -1); c != nil {
 		return c, nil
 	}
 	return p.dial(ctx, deadline, e.timeout)

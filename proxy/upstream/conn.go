@@ -18,7 +18,7 @@ const (
 
 // Conn is a borrowed connection. Its borrower ends the loan by exactly one call of Release or Discard.
 type Conn struct {
-	// Conn is a *tls.Conn on an mTLS endpoint, else a *net.TCPConn or *net.UnixConn.
+	// Conn is a *tls.Conn on an mTLS endpoint, else a *socket.Conn or *net.UnixConn.
 	net.Conn
 	// Buf is a read buffer of 4 KiB to start with that stays with the connection. The borrower may grow or replace it; what
 	// is in it is void after Release.

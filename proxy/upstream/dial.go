@@ -14,6 +14,7 @@ import (
 
 	"github.com/signet-mesh/signet/certs"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/socket"
 )
 
 // unixScheme begins the address of a Unix socket.
@@ -82,18 +83,19 @@ func (l *line) open(ctx context.Context, deadline time.Time, timeout time.Durati
 }
 
 func (l *line) connect(ctx context.Context) (*Conn, error) {
-	socket, err := l.dialer.DialContext(ctx, l.network, l.address)
+	dialled, err := l.dialer.DialContext(ctx, l.network, l.address)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %q: %w", l.target, l.explain(err))
 	}
-	c := newConn(socket)
+	plain := socket.Wrap(dialled)
+	c := newConn(plain)
 	if l.tls == nil {
 		return c, nil
 	}
-	c.wire = &wire{Conn: socket}
+	c.wire = &wire{Conn: plain}
 	secured := tls.Client(c.wire, l.tls)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		_ = socket.Close() // the handshake's error is the one that counts
+		_ = plain.Close() // the handshake's error is the one that counts
 		return nil, fmt.Errorf("TLS handshake with %q: %w", l.target, err)
 	}
 	c.Conn = secured

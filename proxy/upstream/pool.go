@@ -38,8 +38,9 @@ func newPool(src certs.Source, opts *Options, spec *Spec, t *Target) *pool {
 	return p
 }
 
-// take pops the idle connection released last that is still good, nil if there is none.
-func (p *pool) take(now time.Time) *Conn {
+// take pops the idle connection released last that is still good, nil if there is none. One that was idle for longer than
+// unseen is looked at first.
+func (p *pool) take(now time.Time, unseen time.Duration) *Conn {
 	for {
 		p.mu.Lock()
 		n := len(p.idle)
@@ -52,7 +53,7 @@ func (p *pool) take(now time.Time) *Conn {
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
 		idle := now.Sub(c.since)
-		if idle > p.opts.IdleTimeout || (idle > checkAfter && !c.quiet()) {
+		if idle > p.opts.IdleTimeout || (idle > unseen && !c.quiet()) {
 			c.shut()
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -42,7 +43,7 @@ func Main(root *cobra.Command) int {
 		fmt.Fprintf(os.Stderr, "%s: Signet runs on Linux: it needs network addresses per workload, parent-death signals and /proc, which %s lacks\n", root.Name(), runtime.GOOS)
 		return ExitFailure
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -70,6 +71,28 @@ func Main(root *cobra.Command) int {
 	return ExitFailure
 }
 
+// endWithin is how long a process may take to end once it was told to. Everything in it has a shorter limit of its own: this
+// is for what is stuck when nobody is left to kill it.
+const endWithin = 9500 * time.Millisecond
+
+// untilSignal returns a context that ends with SIGINT, SIGTERM or, unless it was ignored (nohup), SIGHUP. A second signal
+// ends the process at once: its children see that and end too.
+func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(parent, signals...)
+	context.AfterFunc(ctx, func() {
+		stop()
+		time.AfterFunc(endWithin, func() {
+			fmt.Fprintf(os.Stderr, "%s: not ended %s after it was told to; giving up\n", filepath.Base(os.Args[0]), endWithin)
+			os.Exit(ExitFailure)
+		})
+	})
+	return ctx, stop
+}
+
 // args wraps cobra's check of positional arguments so that what is wrong is a mistake.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, a []string) error {
@@ -93,9 +116,10 @@ func Version() string {
 	return v
 }
 
-// stateHome is where state goes by default: $XDG_STATE_HOME, else ~/.local/state.
+// stateHome is where state goes by default: $XDG_STATE_HOME, else ~/.local/state. A path that is not absolute does not count
+// (XDG Base Directory Specification).
 func stateHome() (string, error) {
-	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "signet"), nil
 	}
 	home, err := os.UserHomeDir()

@@ -51,11 +51,10 @@ goes on, one without is quarantined (it denies what it selects), and the log nam
 			}
 			cfg.OnReady = func() {
 				cfg.Log.Info("control plane serves", "address", cfg.Listener.Addr().String(), "trust_domain", cfg.TrustDomain)
-				if readyFD > 0 {
-					f := os.NewFile(uintptr(readyFD), "ready")
-					fmt.Fprintln(f, "ready")
-					f.Close()
-				}
+			}
+			if readyFD > 0 {
+				enc := json.NewEncoder(os.NewFile(uintptr(readyFD), "ready"))
+				cfg.OnWorkloads = func(w []plane.Workload) { _ = enc.Encode(w) }
 			}
 			return plane.New(cfg).Run(c.Context())
 		},
@@ -67,7 +66,7 @@ goes on, one without is quarantined (it denies what it selects), and the log nam
 	f.StringVar(&address, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
 	f.StringVar(&metrics, "metrics-address", "", "address of /metrics, for example 127.0.0.1:15014 (default: not served)")
 	f.IntVar(&listenFD, "listen-fd", 0, "inherited listening socket")
-	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line when ready")
+	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON whenever the workloads change")
 	_ = f.MarkHidden("listen-fd")
 	_ = f.MarkHidden("ready-fd")
 	return c
@@ -136,6 +135,9 @@ memory only.`,
 			if err != nil {
 				return err
 			}
+			if readyFD > 0 { // whoever started it may be gone
+				defer removeRunDir(cfg.RunDir)
+			}
 			return n.Run(c.Context())
 		},
 	}
@@ -149,6 +151,15 @@ memory only.`,
 	_ = f.MarkHidden("ready-fd")
 	return c
 }
+
+// removeRunDir leaves nothing behind: the directory, and the one above it if this was the last.
+func removeRunDir(dir string) {
+	_ = os.RemoveAll(dir)
+	_ = os.Remove(filepath.Dir(dir))
+}
+
+// maxSocketPath is how many bytes the path of a Unix socket may have (sun_path of sockaddr_un less its final NUL).
+const maxSocketPath = 107
 
 // proxyDirs fills in the default directories. --state= given empty means memory only.
 func proxyDirs(c *cobra.Command, cfg *node.Config, name string) error {
@@ -165,6 +176,9 @@ func proxyDirs(c *cobra.Command, cfg *node.Config, name string) error {
 		} else {
 			cfg.RunDir = filepath.Join(home, "sidecars", name)
 		}
+	}
+	if n := len(filepath.Join(cfg.RunDir, node.AdminSocket)); n > maxSocketPath {
+		return mistake{fmt.Errorf("--run-dir %q: the paths of its sockets would have %d bytes, the limit is %d: give a shorter one", cfg.RunDir, n, maxSocketPath)}
 	}
 	return nil
 }

@@ -2,8 +2,11 @@ package cli
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"github.com/signet-mesh/signet/ca/attest"
 	"github.com/signet-mesh/signet/cmd/internal/supervise"
 	"github.com/signet-mesh/signet/cmd/internal/up"
+	"github.com/signet-mesh/signet/identity"
 )
 
 // Signet is the person's tool.
@@ -70,7 +74,7 @@ it within ten seconds.`,
 			case "json":
 				cfg.JSON = true
 			default:
-				return mistake{fmt.Errorf("--output %q: want table or json", output)}
+				return mistake{fmt.Errorf("--output %q: want table or json\nSee 'signet up --help'", output)}
 			}
 			if cfg.State, err = stateDir(cfg.State, cfg.TrustDomain); err != nil {
 				return err
@@ -84,6 +88,9 @@ it within ten seconds.`,
 				return mistake{fmt.Errorf("%s is not a directory", cfg.Dir)}
 			}
 			if err := checkTTL(cfg.TTL); err != nil {
+				return err
+			}
+			if err := checkAddress("--control-address", cfg.ControlAddress); err != nil {
 				return err
 			}
 			if err := supervise.EndWithParent(); err != nil {
@@ -111,7 +118,26 @@ func checkTTL(d time.Duration) error {
 	return nil
 }
 
+// checkAddress refuses what can't be listened on whatever the machine.
+func checkAddress(flag, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err == nil && host != "" && host != "localhost" {
+		_, err = netip.ParseAddr(host)
+	}
+	if err != nil {
+		return mistake{fmt.Errorf("%s %q: want IP:PORT", flag, address)}
+	}
+	return nil
+}
+
+// stateDir is the absolute path of the state directory, which the trust domain names where none is given.
 func stateDir(given, trustDomain string) (string, error) {
+	if _, err := identity.ControlPlane(trustDomain); err != nil {
+		return "", mistake{fmt.Errorf("--trust-domain %q: %w", trustDomain, err)}
+	}
 	if given != "" {
 		return filepath.Abs(given)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/mesh"
 )
 
@@ -71,6 +72,7 @@ func judgePaths(paths []string, trustDomain string) (problems []mesh.Problem, ob
 		files = append(files, found...)
 	}
 	var all []*mesh.Object
+	now := time.Now()
 	for _, f := range files {
 		st, err := os.Stat(f)
 		if err != nil {
@@ -83,10 +85,10 @@ func judgePaths(paths []string, trustDomain string) (problems []mesh.Problem, ob
 		if err != nil {
 			return nil, 0, false, err
 		}
-		o, p := mesh.Parse(f, data, mesh.ParseOptions{TrustDomain: trustDomain, Now: time.Now()})
+		o, p := mesh.Parse(f, data, mesh.ParseOptions{TrustDomain: trustDomain, Now: now, Judge: compile.Judge(trustDomain)})
 		all, problems = append(all, o...), append(problems, p...)
 	}
-	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain})
+	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.Check})
 	return append(problems, p...), len(all), whole, nil
 }
 

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -101,16 +102,13 @@ func (c *compiler) portClusters(s *mesh.Service, i int, r *rule) error {
 	if r == nil {
 		return c.cluster(s, i, "", nil, policy{})
 	}
-	at := func(err error) error {
-		return fmt.Errorf("DestinationRule %s/%s: %w", r.from.Namespace, r.from.Name, err)
-	}
 	top := policy{}.override(r.policy, s.Ports[i].Number)
 	if err := c.cluster(s, i, "", nil, top); err != nil {
-		return at(err)
+		return of(r.from, "spec.trafficPolicy", err)
 	}
 	for _, sub := range r.subsets {
 		if err := c.cluster(s, i, sub.Name, sub.Labels, top.override(sub.TrafficPolicy, s.Ports[i].Number)); err != nil {
-			return at(fmt.Errorf("subset %q: %w", sub.Name, err))
+			return of(sub.from, item("spec.subsets", sub.at)+".trafficPolicy", err)
 		}
 	}
 	return nil
@@ -186,7 +184,7 @@ func (c *compiler) target(e *mesh.Endpoint, tls *networking.ClientTLSSettings, n
 		case networking.ClientTLSSettings_ISTIO_MUTUAL:
 			t.MTLS = true
 		default:
-			return t, fmt.Errorf("tls.mode %q is not supported", tls.Mode)
+			return t, below("tls.mode", fmt.Errorf("%s is not supported", tls.Mode))
 		}
 	}
 	if !t.MTLS {
@@ -221,7 +219,7 @@ func (c *compiler) local(targets []upstream.Target) netip.Addr {
 // that the answer is "no healthy upstream" and not another service.
 func (c *compiler) reference(d *networking.Destination, namespace string, port uint16) (string, error) {
 	if d.GetHost() == "" {
-		return "", fmt.Errorf("destination names no host")
+		return "", below("host", errors.New("must be set"))
 	}
 	s := c.service(d.Host, namespace)
 	number := d.GetPort().GetNumber()

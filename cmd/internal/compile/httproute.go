@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,31 +17,31 @@ import (
 // httpRoute reads all of an HTTPRoute but its matches.
 func (c *compiler) httpRoute(h *networking.HTTPRoute, namespace string, port uint16) (*route.Route, error) {
 	if h.Delegate != nil || h.Fault != nil || h.CorsPolicy != nil {
-		return nil, fmt.Errorf("delegate, fault and corsPolicy are not supported")
+		return nil, errors.New("delegate, fault and corsPolicy are not supported")
 	}
 	r := &route.Route{Name: h.Name, Timeout: positive(h.Timeout)}
 	var err error
 	if r.Headers, err = headerOps(h.Headers); err != nil {
-		return nil, err
+		return nil, below("headers", err)
 	}
 	if h.Redirect != nil {
 		r.Action = route.Redirect
 		r.Redirect, err = redirection(h.Redirect)
-		return r, err
+		return r, below("redirect", err)
 	}
 	if h.DirectResponse != nil {
 		r.Action = route.Direct
 		r.Direct, err = directResponse(h.DirectResponse)
-		return r, err
+		return r, below("directResponse", err)
 	}
 	if r.Destinations, err = c.destinations(h.Route, namespace, port); err != nil {
 		return nil, err
 	}
 	if r.Rewrite, err = rewrite(h.Rewrite); err != nil {
-		return nil, err
+		return nil, below("rewrite", err)
 	}
 	r.Retry, err = retry(h.Retries)
-	return r, err
+	return r, below("retries", err)
 }
 
 func (c *compiler) destinations(ds []*networking.HTTPRouteDestination, namespace string, port uint16) ([]route.Weighted, error) {
@@ -48,15 +49,15 @@ func (c *compiler) destinations(ds []*networking.HTTPRouteDestination, namespace
 	for i, d := range ds {
 		name, err := c.reference(d.Destination, namespace, port)
 		if err != nil {
-			return nil, fmt.Errorf("route[%d]: %w", i, err)
+			return nil, below(item("route", i)+".destination", err)
 		}
 		ops, err := headerOps(d.Headers)
 		if err != nil {
-			return nil, fmt.Errorf("route[%d]: %w", i, err)
+			return nil, below(item("route", i)+".headers", err)
 		}
 		out = append(out, route.Weighted{Cluster: name, Weight: weight(d.Weight), Headers: ops})
 	}
-	return out, checkWeights(out)
+	return out, below("route", checkWeights(out))
 }
 
 func positive(d *durationpb.Duration) time.Duration { return max(d.AsDuration(), 0) }
@@ -87,20 +88,20 @@ func condition(m *networking.HTTPMatchRequest) (route.Condition, error) {
 		}
 		var err error
 		if *f.to, err = text(f.from); err != nil {
-			return out, fmt.Errorf("match %s: %w", f.name, err)
+			return out, below(f.name, err)
 		}
 	}
 	var err error
 	if out.Headers, err = headerMatches(m.Headers); err != nil {
-		return out, fmt.Errorf("match headers: %w", err)
+		return out, below("headers", err)
 	}
 	if out.WithoutHeaders, err = headerMatches(m.WithoutHeaders); err != nil {
-		return out, fmt.Errorf("match withoutHeaders: %w", err)
+		return out, below("withoutHeaders", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.QueryParams)) {
 		t, err := text(m.QueryParams[name])
 		if err != nil {
-			return out, fmt.Errorf("match queryParams %q: %w", name, err)
+			return out, below("queryParams["+name+"]", err)
 		}
 		out.QueryParams = append(out.QueryParams, route.Named{Name: name, Text: t})
 	}
@@ -113,11 +114,11 @@ func headerMatches(ms map[string]*networking.StringMatch) ([]route.Named, error)
 	for _, name := range slices.Sorted(maps.Keys(ms)) {
 		lower := strings.ToLower(name)
 		if err := route.CheckMatchName(lower); err != nil {
-			return nil, err
+			return nil, below("["+name+"]", err)
 		}
 		t, err := text(ms[name])
 		if err != nil {
-			return nil, fmt.Errorf("%q: %w", name, err)
+			return nil, below("["+name+"]", err)
 		}
 		if m := ms[name]; m.GetExact() == "" && m.GetPrefix() == "" && m.GetRegex() == "" {
 			t = route.Present()
@@ -132,20 +133,20 @@ func rewrite(w *networking.HTTPRewrite) (*route.Rewrite, error) {
 		return nil, nil
 	}
 	if err := checkAuthority(w.Authority); err != nil {
-		return nil, fmt.Errorf("rewrite: %w", err)
+		return nil, below("authority", err)
 	}
 	if x := w.UriRegexRewrite; x != nil {
 		if w.Uri != "" {
-			return nil, fmt.Errorf("rewrite: uri and uriRegexRewrite exclude each other")
+			return nil, below("uriRegexRewrite", errors.New("and uri exclude each other"))
 		}
 		out, err := route.NewRegexRewrite(x.Match, x.Rewrite, w.Authority)
 		if err != nil {
-			return nil, fmt.Errorf("rewrite: %w", err)
+			return nil, below("uriRegexRewrite", err)
 		}
 		return out, nil
 	}
 	if err := route.CheckPath(w.Uri); err != nil {
-		return nil, fmt.Errorf("rewrite: %w", err)
+		return nil, below("uri", err)
 	}
 	return &route.Rewrite{URI: w.Uri, Authority: w.Authority}, nil
 }
@@ -168,18 +169,18 @@ func redirection(d *networking.HTTPRedirect) (*route.Redirection, error) {
 		out.Code = 301
 	case 301, 302, 303, 307, 308:
 	default:
-		return nil, fmt.Errorf("redirect: redirectCode %d is not 301, 302, 303, 307 or 308", out.Code)
+		return nil, below("redirectCode", fmt.Errorf("%d is not 301, 302, 303, 307 or 308", out.Code))
 	}
 	if err := checkAuthority(d.Authority); err != nil {
-		return nil, fmt.Errorf("redirect: %w", err)
+		return nil, below("authority", err)
 	}
 	if d.Scheme != "" && d.Scheme != "http" && d.Scheme != "https" {
-		return nil, fmt.Errorf("redirect: scheme %q is not http or https", d.Scheme)
+		return nil, below("scheme", fmt.Errorf("%q is not http or https", d.Scheme))
 	}
 	prefix, replaces := strings.CutPrefix(d.Uri, "%PREFIX()%")
 	switch {
 	case d.PrefixRewrite != "" && d.Uri != "":
-		return nil, fmt.Errorf("redirect: uri and prefixRewrite exclude each other")
+		return nil, below("prefixRewrite", errors.New("and uri exclude each other"))
 	case replaces:
 		out.Prefix, out.ReplacePrefix = prefix, true
 	case d.PrefixRewrite != "":
@@ -190,13 +191,16 @@ func redirection(d *networking.HTTPRedirect) (*route.Redirection, error) {
 	path, query, _ := strings.Cut(out.Path, "?")
 	for _, p := range []string{path, strings.ReplaceAll(query, "?", ""), out.Prefix} {
 		if err := route.CheckPath(p); err != nil {
-			return nil, fmt.Errorf("redirect: %w", err)
+			if d.Uri == "" {
+				return nil, below("prefixRewrite", err)
+			}
+			return nil, below("uri", err)
 		}
 	}
 	switch p := d.RedirectPort.(type) {
 	case *networking.HTTPRedirect_Port:
 		if p.Port == 0 || p.Port > 65535 {
-			return nil, fmt.Errorf("redirect: port %d is not 1 to 65535", p.Port)
+			return nil, below("port", fmt.Errorf("%d is not 1 to 65535", p.Port))
 		}
 		out.Port = uint16(p.Port)
 	case *networking.HTTPRedirect_DerivePort:
@@ -208,14 +212,14 @@ func redirection(d *networking.HTTPRedirect) (*route.Redirection, error) {
 // checkPrefix refuses a redirect of a prefix on a route that does not match by one.
 func checkPrefix(r *route.Route) error {
 	if r.Action == route.Redirect && r.Redirect.ReplacePrefix && !r.Condition.ByPrefix() {
-		return fmt.Errorf("redirect: replacing the prefix needs a match by uri prefix")
+		return below("uri", errors.New("must match by prefix, since the redirect replaces the prefix"))
 	}
 	return nil
 }
 
 func directResponse(d *networking.HTTPDirectResponse) (*route.Response, error) {
 	if d.Status < 200 || d.Status > 599 {
-		return nil, fmt.Errorf("directResponse: status %d is not 200 to 599", d.Status)
+		return nil, below("status", fmt.Errorf("%d is not 200 to 599", d.Status))
 	}
 	out := &route.Response{Status: int(d.Status)}
 	switch b := d.GetBody().GetSpecifier().(type) {
@@ -225,7 +229,7 @@ func directResponse(d *networking.HTTPDirectResponse) (*route.Response, error) {
 		out.Body = slices.Clone(b.Bytes)
 	}
 	if len(out.Body) > MaxDirectBody {
-		return nil, fmt.Errorf("directResponse: a body of %d bytes is more than %d", len(out.Body), MaxDirectBody)
+		return nil, below("body", fmt.Errorf("%d bytes are more than %d", len(out.Body), MaxDirectBody))
 	}
 	return out, nil
 }
@@ -243,7 +247,7 @@ func retry(r *networking.HTTPRetry) (route.Retry, error) {
 	if r.RetryOn != "" {
 		var err error
 		if out.On, out.StatusCodes, err = route.ParseRetryOn(r.RetryOn); err != nil {
-			return out, fmt.Errorf("retries: %w", err)
+			return out, below("retryOn", err)
 		}
 		out.Explicit = true
 	}
@@ -256,13 +260,13 @@ func retry(r *networking.HTTPRetry) (route.Retry, error) {
 func headerOps(h *networking.Headers) (route.HeaderOps, error) {
 	var out route.HeaderOps
 	if err := operations(&out.Request, h.GetRequest(), true); err != nil {
-		return out, fmt.Errorf("headers.request: %w", err)
+		return out, below("request", err)
 	}
 	if err := operations(&out.Response, h.GetResponse(), false); err != nil {
-		return out, fmt.Errorf("headers.response: %w", err)
+		return out, below("response", err)
 	}
 	if err := checkAuthority(out.Request.Authority); err != nil {
-		return out, fmt.Errorf("headers.request: %w", err)
+		return out, below("request.set", err)
 	}
 	return out, nil
 }
@@ -270,17 +274,17 @@ func headerOps(h *networking.Headers) (route.HeaderOps, error) {
 func operations(to *route.Ops, from *networking.Headers_HeaderOperations, request bool) error {
 	for _, name := range slices.Sorted(maps.Keys(from.GetSet())) {
 		if err := to.SetField(name, from.Set[name], request); err != nil {
-			return err
+			return below("set["+name+"]", err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(from.GetAdd())) {
 		if err := to.AddField(name, from.Add[name]); err != nil {
-			return err
+			return below("add["+name+"]", err)
 		}
 	}
-	for _, name := range from.GetRemove() {
+	for i, name := range from.GetRemove() {
 		if err := to.RemoveField(name); err != nil {
-			return err
+			return below(item("remove", i), err)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -31,8 +32,11 @@ func (c *compiler) inbound() ([]Inbound, error) {
 }
 
 func (c *compiler) inSidecar(list string, i int, err error) error {
-	m := &c.view.Sidecar.Meta
-	return fmt.Errorf("Sidecar %s/%s: spec.%s[%d]: %w", m.Namespace, m.Name, list, i, err)
+	var already *Fault // of a VirtualService that the listener uses
+	if errors.As(err, &already) {
+		return err
+	}
+	return of(&c.view.Sidecar.Meta, item("spec."+list, i), err)
 }
 
 func (c *compiler) ingress(in *networking.IstioIngressListener) (Inbound, error) {
@@ -42,15 +46,15 @@ func (c *compiler) ingress(in *networking.IstioIngressListener) (Inbound, error)
 	}
 	target, err := defaultEndpoint(in.DefaultEndpoint, c.view.Self.Address, bind.Port())
 	if err != nil {
-		return Inbound{}, err
+		return Inbound{}, below("defaultEndpoint", err)
 	}
 	if target == bind.String() {
-		return Inbound{}, fmt.Errorf("defaultEndpoint %q is the listener itself", in.DefaultEndpoint)
+		return Inbound{}, below("defaultEndpoint", fmt.Errorf("%q is the listener itself", in.DefaultEndpoint))
 	}
 	l := Inbound{Bind: bind, HTTP: classOf(in.Port) == mesh.HTTP, Mode: modeOf(c.view, bind.Port()),
 		Cluster: "inbound|" + strconv.Itoa(int(bind.Port())) + "||", Service: c.servedBy(bind.Port())}
 	if _, twice := c.specs[l.Cluster]; twice {
-		return Inbound{}, fmt.Errorf("port %d is there twice", bind.Port())
+		return Inbound{}, below("port.number", fmt.Errorf("%d is there twice", bind.Port()))
 	}
 	c.specs[l.Cluster] = upstream.Spec{Name: l.Cluster, ConnectTimeout: c.view.Mesh.ConnectTimeout, Destination: l.Service,
 		Targets: []upstream.Target{{Address: target, Party: c.parties.self}}}
@@ -60,13 +64,13 @@ func (c *compiler) ingress(in *networking.IstioIngressListener) (Inbound, error)
 // bindAddress is where a listener binds: bind as it is, else fallback.
 func bindAddress(bind string, fallback netip.Addr, port uint32) (netip.AddrPort, error) {
 	if port == 0 || port > 65535 {
-		return netip.AddrPort{}, fmt.Errorf("port number %d is not 1 to 65535", port)
+		return netip.AddrPort{}, below("port.number", fmt.Errorf("%d is not 1 to 65535", port))
 	}
 	addr := fallback
 	if bind != "" {
 		var err error
 		if addr, err = netip.ParseAddr(bind); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("bind %q is not an IP address", bind)
+			return netip.AddrPort{}, below("bind", fmt.Errorf("%q is not an IP address", bind))
 		}
 	}
 	return netip.AddrPortFrom(addr, uint16(port)), nil
@@ -83,7 +87,7 @@ func defaultEndpoint(s string, own netip.Addr, port uint16) (string, error) {
 	}
 	a, err := netip.ParseAddrPort(s)
 	if err != nil || a.Port() == 0 {
-		return "", fmt.Errorf("defaultEndpoint %q is neither IP:PORT nor unix:///PATH", s)
+		return "", fmt.Errorf("%q is neither IP:PORT nor unix:///PATH", s)
 	}
 	switch a.Addr() {
 	case netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback():
@@ -91,7 +95,7 @@ func defaultEndpoint(s string, own netip.Addr, port uint16) (string, error) {
 	case netip.IPv4Unspecified(), netip.IPv6Unspecified():
 		return netip.AddrPortFrom(own, a.Port()).String(), nil
 	}
-	return "", fmt.Errorf("defaultEndpoint %q must be on 127.0.0.1, [::1], 0.0.0.0 or [::]", s)
+	return "", fmt.Errorf("%q must be on 127.0.0.1, [::1], 0.0.0.0 or [::]", s)
 }
 
 // classOf is the class of a declared protocol; without one the port's name decides by Istio's convention (http, http-x).
@@ -122,43 +126,13 @@ func (c *compiler) servedBy(port uint16) *proxy.Destination {
 	return &proxy.Destination{}
 }
 
-// modeOf is the mTLS mode of a port of the workload: port, workload, namespace, mesh; UNSET inherits; none at all is
-// PERMISSIVE. In each scope the oldest policy speaks.
+// modeOf is the mTLS mode of a port of the workload. What this version does not know is the strictest.
 func modeOf(v *mesh.View, port uint16) Mode {
-	var byScope [3]*security.PeerAuthentication
-	for _, p := range v.PeerAuthentication {
-		at := 1
-		switch {
-		case len(p.Spec.GetSelector().GetMatchLabels()) > 0:
-			at = 0
-		case p.Namespace == v.Mesh.RootNamespace:
-			at = 2
-		}
-		if byScope[at] == nil {
-			byScope[at] = p.Spec
-		}
-	}
-	if byScope[0] != nil {
-		if m, set := readMode(byScope[0].PortLevelMtls[uint32(port)]); set {
-			return m
-		}
-	}
-	for _, p := range byScope {
-		if m, set := readMode(p.GetMtls()); set {
-			return m
-		}
-	}
-	return Permissive
-}
-
-func readMode(m *security.PeerAuthentication_MutualTLS) (Mode, bool) {
-	switch m.GetMode() {
-	case security.PeerAuthentication_MutualTLS_UNSET:
-		return Strict, false
+	switch v.MTLSMode(uint32(port)) {
 	case security.PeerAuthentication_MutualTLS_PERMISSIVE:
-		return Permissive, true
+		return Permissive
 	case security.PeerAuthentication_MutualTLS_DISABLE:
-		return Disable, true
+		return Disable
 	}
-	return Strict, true // and whatever else there may be one day
+	return Strict
 }

@@ -135,18 +135,25 @@ func (c *compiler) meant(host, namespace string) []string {
 type rule struct {
 	from    *mesh.Meta
 	policy  *networking.TrafficPolicy
-	subsets []*networking.Subset
+	subsets []subset
+}
+
+// subset is one of them, with where it stands.
+type subset struct {
+	*networking.Subset
+	from *mesh.Meta
+	at   int
 }
 
 func mergeRules(rules []*mesh.Typed[*networking.DestinationRule]) *rule {
 	out := &rule{from: &rules[0].Meta}
 	for _, r := range rules {
-		if out.policy == nil {
-			out.policy = r.Spec.TrafficPolicy
+		if out.policy == nil && r.Spec.TrafficPolicy != nil {
+			out.policy, out.from = r.Spec.TrafficPolicy, &r.Meta
 		}
-		for _, s := range r.Spec.Subsets {
-			if !slices.ContainsFunc(out.subsets, func(have *networking.Subset) bool { return have.Name == s.Name }) {
-				out.subsets = append(out.subsets, s)
+		for i, s := range r.Spec.Subsets {
+			if !slices.ContainsFunc(out.subsets, func(have subset) bool { return have.Name == s.Name }) {
+				out.subsets = append(out.subsets, subset{s, &r.Meta, i})
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	networking "istio.io/api/networking/v1"
@@ -122,34 +123,36 @@ func (c *compiler) tcpRoute(s *mesh.Service, port uint16) ([]route.Weighted, err
 	for i, t := range v.Spec.Tcp {
 		ok, err := c.matchesTCP(t, port)
 		if err != nil {
-			return nil, inVirtualService(v, "tcp", i, err)
+			return nil, of(&v.Meta, item("spec.tcp", i), err)
 		}
 		if !ok {
 			continue
 		}
-		var out []route.Weighted
-		for _, d := range t.Route {
-			name, err := c.reference(d.Destination, v.Namespace, port)
-			if err != nil {
-				return nil, inVirtualService(v, "tcp", i, err)
-			}
-			out = append(out, route.Weighted{Cluster: name, Weight: weight(d.Weight)})
-		}
-		if err := checkWeights(out); err != nil {
-			return nil, inVirtualService(v, "tcp", i, err)
-		}
-		return out, nil
+		out, err := c.tcpDestinations(t, v.Namespace, port)
+		return out, of(&v.Meta, item("spec.tcp", i), err)
 	}
 	return direct, nil
+}
+
+func (c *compiler) tcpDestinations(t *networking.TCPRoute, namespace string, port uint16) ([]route.Weighted, error) {
+	out := make([]route.Weighted, 0, len(t.Route))
+	for k, d := range t.Route {
+		name, err := c.reference(d.Destination, namespace, port)
+		if err != nil {
+			return nil, below(item("route", k)+".destination", err)
+		}
+		out = append(out, route.Weighted{Cluster: name, Weight: weight(d.Weight)})
+	}
+	return out, below("route", checkWeights(out))
 }
 
 func (c *compiler) matchesTCP(t *networking.TCPRoute, port uint16) (bool, error) {
 	if len(t.Match) == 0 {
 		return true, nil
 	}
-	for _, m := range t.Match {
+	for i, m := range t.Match {
 		if len(m.DestinationSubnets) > 0 || m.SourceSubnet != "" {
-			return false, fmt.Errorf("match by subnet is not supported")
+			return false, below(item("match", i), fmt.Errorf("a match by subnet is not supported"))
 		}
 		if (m.Port == 0 || m.Port == uint32(port)) && c.isSource(m.Gateways, m.SourceLabels, m.SourceNamespace) {
 			return true, nil
@@ -193,6 +196,5 @@ func checkWeights(ds []route.Weighted) error {
 	return nil
 }
 
-func inVirtualService(v *mesh.Typed[*networking.VirtualService], list string, i int, err error) error {
-	return fmt.Errorf("VirtualService %s/%s: spec.%s[%d]: %w", v.Namespace, v.Name, list, i, err)
-}
+// item is the path of one element of a list.
+func item(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }

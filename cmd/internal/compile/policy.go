@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -43,7 +44,7 @@ func (p policy) balance() (upstream.Policy, error) {
 		return upstream.LeastRequest, nil
 	}
 	if p.balancer.GetConsistentHash() != nil {
-		return 0, fmt.Errorf("loadBalancer.consistentHash is not supported")
+		return 0, below("loadBalancer.consistentHash", errors.New("is not supported"))
 	}
 	switch s := p.balancer.GetSimple(); s {
 	case networking.LoadBalancerSettings_UNSPECIFIED, networking.LoadBalancerSettings_LEAST_REQUEST:
@@ -56,7 +57,7 @@ func (p policy) balance() (upstream.Policy, error) {
 	case networking.LoadBalancerSettings_RANDOM:
 		return upstream.Random, nil
 	default:
-		return 0, fmt.Errorf("loadBalancer.simple %q is not supported", s)
+		return 0, below("loadBalancer.simple", fmt.Errorf("%s is not supported", s))
 	}
 }
 

@@ -140,28 +140,35 @@ func (c *compiler) routes(vs *mesh.Typed[*networking.VirtualService], port uint1
 	for i, h := range vs.Spec.Http {
 		base, err := c.httpRoute(h, vs.Namespace, port)
 		if err != nil {
-			return nil, inVirtualService(vs, "http", i, err)
+			return nil, of(&vs.Meta, item("spec.http", i), err)
 		}
 		if len(h.Match) == 0 {
 			out = append(out, base)
 			continue
 		}
-		for _, m := range h.Match {
+		for k, m := range h.Match {
 			if m.Port != 0 && m.Port != uint32(port) || !c.isSource(m.Gateways, m.SourceLabels, m.SourceNamespace) {
 				continue
 			}
-			r := *base
-			if r.Condition, err = condition(m); err != nil {
-				return nil, inVirtualService(vs, "http", i, err)
+			r, err := matched(base, m)
+			if err != nil {
+				return nil, of(&vs.Meta, item(item("spec.http", i)+".match", k), err)
 			}
-			if m.Name != "" {
-				r.Name = strings.TrimPrefix(r.Name+"."+m.Name, ".")
-			}
-			if err := checkPrefix(&r); err != nil {
-				return nil, inVirtualService(vs, "http", i, err)
-			}
-			out = append(out, &r)
+			out = append(out, r)
 		}
 	}
 	return out, nil
+}
+
+// matched is a route with one of its matches.
+func matched(base *route.Route, m *networking.HTTPMatchRequest) (*route.Route, error) {
+	r := *base
+	var err error
+	if r.Condition, err = condition(m); err != nil {
+		return nil, err
+	}
+	if m.Name != "" {
+		r.Name = strings.TrimPrefix(r.Name+"."+m.Name, ".")
+	}
+	return &r, checkPrefix(&r)
 }

@@ -127,9 +127,7 @@ func Compile(v *mesh.View) (*Workload, error) {
 		return nil, fmt.Errorf("compiling workload %s/%s: %w", v.Self.Namespace, v.Self.Name, err)
 	}
 	var err error
-	if w.Program, err = policies.Compile(v.Authorization, policies.Options{
-		TrustDomain: v.TrustDomain, Aliases: v.Mesh.TrustDomainAliases, RootNamespace: v.Mesh.RootNamespace,
-	}); err != nil {
+	if w.Program, err = c.program(); err != nil {
 		return fail(err)
 	}
 	if err := c.clusters(); err != nil {
@@ -142,11 +140,35 @@ func Compile(v *mesh.View) (*Workload, error) {
 		return fail(err)
 	}
 	if err := distinct(w); err != nil {
-		return fail(err)
+		return fail(c.ofSidecar(err))
 	}
 	w.Clusters, w.Warnings = c.finish()
 	w.Reserved = newReserved(v, w)
 	return w, nil
+}
+
+// program compiles the policies. An error names the policy that is at fault.
+func (c *compiler) program() (*authz.Program, error) {
+	o := policies.Options{TrustDomain: c.view.TrustDomain, Aliases: c.view.Mesh.TrustDomainAliases, RootNamespace: c.view.Mesh.RootNamespace}
+	p, err := policies.Compile(c.view.Authorization, o)
+	if err == nil {
+		return p, nil
+	}
+	for i, one := range c.view.Authorization {
+		if _, alone := policies.Compile(c.view.Authorization[i:i+1], o); alone != nil {
+			field, cause := policies.Field(alone)
+			return nil, &Fault{one.Key, field, cause}
+		}
+	}
+	return nil, err
+}
+
+// ofSidecar blames the Sidecar, where there is one.
+func (c *compiler) ofSidecar(err error) error {
+	if c.view.Sidecar == nil {
+		return err
+	}
+	return of(&c.view.Sidecar.Meta, "spec", err)
 }
 
 func allowAny(v *mesh.View) bool {

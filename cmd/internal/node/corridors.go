@@ -35,6 +35,7 @@ type corridors struct {
 	notify   chan struct{} // closed by the next apply
 	stopped  bool
 	turn     uint64         // counts what apply was given
+	said     string         // the last error of run, which is logged once
 	inFlight sync.WaitGroup // every listener's Run
 }
 
@@ -50,7 +51,14 @@ type shown struct {
 type running[T any] struct {
 	value T
 	addr  string
+	ln    net.Listener
 	stop  context.CancelFunc
+}
+
+// end closes the socket, now, so that its address is free, and lets what is in flight drain.
+func (r *running[T]) end() {
+	r.stop()
+	_ = r.ln.Close() // its Run may have been quicker
 }
 
 func newCorridors(n *Node) *corridors {
@@ -81,8 +89,9 @@ func (c *corridors) run(w *compile.Workload) error {
 	if err != nil {
 		turn := c.turn
 		time.AfterFunc(retryOpen, func() { c.again(w, turn) })
-		return err
+		return fmt.Errorf("WorkloadEntry %s/%s: %w", w.Self.Namespace, w.Self.Name, err)
 	}
+	c.said = ""
 	clusters := c.n.upstreams.Update(w.Clusters)
 	c.swapInbound(w, clusters, opened)
 	c.swapOutbound(w, clusters, opened)
@@ -107,7 +116,10 @@ func (c *corridors) again(w *compile.Workload, turn uint64) {
 	if c.turn != turn {
 		return
 	}
-	if err := c.run(w); err != nil {
+	if err := c.run(w); err == nil {
+		c.n.cfg.Log.Info("configuration runs now")
+	} else if err.Error() != c.said {
+		c.said = err.Error()
 		c.n.cfg.Log.Error("configuration can't be run yet", "error", err)
 	}
 }
@@ -144,7 +156,7 @@ func (c *corridors) open(w *compile.Workload) (map[netip.AddrPort]net.Listener, 
 		need = append(need, m)
 	}
 	for _, addr := range need {
-		ln, err := listen(addr.String())
+		ln, err := c.listen(addr)
 		if err != nil {
 			for _, o := range opened {
 				o.Close()
@@ -154,6 +166,28 @@ func (c *corridors) open(w *compile.Workload) (map[netip.AddrPort]net.Listener, 
 		opened[addr] = ln
 	}
 	return opened, nil
+}
+
+// listen opens a listener. An address that this sidecar itself listens on, in another role, is handed over without being
+// closed in between.
+func (c *corridors) listen(addr netip.AddrPort) (net.Listener, error) {
+	var held net.Listener
+	switch {
+	case c.in[addr] != nil:
+		held = c.in[addr].ln
+	case c.out[addr] != nil:
+		held = c.out[addr].ln
+	case c.metrics != nil && c.metrics.addr == addr.String():
+		held = c.metrics.ln
+	default:
+		return listen(addr.String())
+	}
+	file, err := held.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("taking listener %s over: %w", addr, err)
+	}
+	defer file.Close()
+	return net.FileListener(file)
 }
 
 func (c *corridors) swapInbound(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
@@ -167,7 +201,7 @@ func (c *corridors) swapInbound(w *compile.Workload, clusters map[string]*upstre
 			continue
 		}
 		l := inbound.New(opened[p.Bind], c.n.rotator, c.n.recorder, conf)
-		c.in[p.Bind] = &running[*inbound.Listener]{value: l, addr: p.Bind.String(), stop: c.start(l.Run)}
+		c.in[p.Bind] = &running[*inbound.Listener]{value: l, addr: p.Bind.String(), ln: opened[p.Bind], stop: c.start(l.Run)}
 	}
 	prune(c.in, keep)
 }
@@ -183,7 +217,7 @@ func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstr
 			continue
 		}
 		l := outbound.New(opened[o.Bind], c.n.recorder, conf)
-		c.out[o.Bind] = &running[*outbound.Listener]{value: l, addr: o.Bind.String(), stop: c.start(l.Run)}
+		c.out[o.Bind] = &running[*outbound.Listener]{value: l, addr: o.Bind.String(), ln: opened[o.Bind], stop: c.start(l.Run)}
 	}
 	prune(c.out, keep)
 }
@@ -192,7 +226,7 @@ func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstr
 func prune[T any](all map[netip.AddrPort]*running[T], keep map[netip.AddrPort]bool) {
 	for addr, r := range all {
 		if !keep[addr] {
-			r.stop()
+			r.end()
 			delete(all, addr)
 		}
 	}
@@ -261,7 +295,7 @@ func (c *corridors) retain(w *compile.Workload, clusters map[string]*upstream.Cl
 
 func (c *corridors) startMetrics(ln net.Listener, addr netip.AddrPort) {
 	if c.metrics != nil {
-		c.metrics.stop()
+		c.metrics.end()
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /stats/prometheus", c.n.recorder.Handler())
@@ -274,12 +308,12 @@ func (c *corridors) startMetrics(ln net.Listener, addr netip.AddrPort) {
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := c.start(func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, func() { srv.Close() })()
-		if err := srv.Serve(ln); err != http.ErrServerClosed {
+		if err := srv.Serve(ln); err != http.ErrServerClosed && ctx.Err() == nil {
 			return err
 		}
 		return nil
 	})
-	c.metrics = &running[*http.Server]{value: srv, addr: addr.String(), stop: stop}
+	c.metrics = &running[*http.Server]{value: srv, addr: addr.String(), ln: ln, stop: stop}
 }
 
 func (c *corridors) show(w *compile.Workload) {
@@ -331,7 +365,7 @@ func (c *corridors) stop() {
 	prune(c.in, nil)
 	prune(c.out, nil)
 	if c.metrics != nil {
-		c.metrics.stop()
+		c.metrics.end()
 	}
 	c.mu.Unlock()
 	c.inFlight.Wait()

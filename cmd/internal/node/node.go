@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,7 @@ type Config struct {
 	Token func() (string, error)
 	// RunDir takes the SDS and admin sockets; it is made 0700.
 	RunDir string
-	// StateDir keeps key and certificate over restarts; "" keeps them in memory only.
+	// StateDir keeps key, certificate and the last good configuration over restarts; "" keeps them in memory only.
 	StateDir string
 	// TTL is the certificate lifetime to ask for; 0 leaves it to the CA.
 	TTL     time.Duration
@@ -168,10 +169,14 @@ func (n *Node) discover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := adsclient.New(adsclient.Config{
+	cfg := adsclient.Config{
 		Addr: n.cfg.Control, Source: n.rotator, Server: server, Namespace: n.namespace, Workload: n.workload,
 		Log: n.cfg.Log, Apply: func(v *mesh.View) error { return n.corridors.apply(v) },
-	})
+	}
+	if n.cfg.StateDir != "" {
+		cfg.Store = lastGood(n.cfg.StateDir)
+	}
+	client, err := adsclient.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -249,10 +254,15 @@ func (n *Node) dump() any {
 	return out
 }
 
-// listen opens a TCP listener; a busy address is an error that says so.
+// listen opens a TCP listener; its errors say what may be done.
 func listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("opening listener %s: another process has the port; it is tried again until that is gone: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("opening listener %s: this machine does not have the address; it is tried again until it has: %w", addr, err)
+	case err != nil:
 		return nil, fmt.Errorf("opening listener %s: %w", addr, err)
 	}
 	return ln, nil

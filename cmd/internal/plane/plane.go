@@ -25,6 +25,7 @@ import (
 	"github.com/signet-mesh/signet/ca/caserver"
 	"github.com/signet-mesh/signet/certs"
 	"github.com/signet-mesh/signet/certs/rotate"
+	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adsserver"
 	"github.com/signet-mesh/signet/mesh/dir"
@@ -44,6 +45,9 @@ type Config struct {
 	Log *slog.Logger
 	// OnReady is called once, when the control port is served; nil for none.
 	OnReady func()
+	// OnWorkloads is called after OnReady, and again whenever the answer changed, with the workloads that may have a
+	// certificate, by namespace and name; nil for none. One call at a time.
+	OnWorkloads func([]Workload)
 }
 
 // Plane is a control plane.
@@ -58,6 +62,7 @@ func New(cfg Config) *Plane {
 	p := &Plane{cfg: cfg, snapshots: &snapshots{changed: make(chan struct{})}}
 	p.dir = dir.New(dir.Config{
 		Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Log: cfg.Log, Persist: filepath.Join(cfg.State, "last-good.json"),
+		Judge: compile.Judge(cfg.TrustDomain), Check: compile.Check,
 		OnChange: func(s *mesh.Snapshot, _ []mesh.Problem) { p.snapshots.set(s) },
 	})
 	return p
@@ -135,6 +140,9 @@ func (p *Plane) report(ctx context.Context, own certs.Source) error {
 	}
 	if p.cfg.OnReady != nil {
 		p.cfg.OnReady()
+	}
+	if p.cfg.OnWorkloads != nil {
+		p.tellWorkloads(ctx)
 	}
 	return nil
 }

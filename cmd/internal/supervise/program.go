@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,28 +25,29 @@ func RunProgram(ctx context.Context, command string) (int, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, fmt.Errorf("becoming child subreaper: %w", err)
 	}
+	runtime.LockOSThread() // its end would send the parent-death signal
 	cmd := exec.Command("/bin/sh", "-c", command)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return 127, fmt.Errorf("starting %q: %w", command, err)
 	}
+	group := -cmd.Process.Pid
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-ended:
 	case <-ctx.Done():
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		_ = syscall.Kill(group, syscall.SIGTERM)
 		select {
 		case <-ended:
 		case <-time.After(programGrace):
+			_ = cmd.Process.Kill()
+			<-ended
 		}
 	}
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	_ = syscall.Kill(group, syscall.SIGKILL)
 	endDescendants()
-	if cmd.ProcessState == nil {
-		return 137, nil
-	}
 	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return 128 + int(ws.Signal()), nil
 	}
@@ -53,23 +55,23 @@ func RunProgram(ctx context.Context, command string) (int, error) {
 }
 
 // endDescendants kills whatever is left below this process; orphans were given to it, since it is their subreaper.
-func endDescendants() {
-	for range 50 {
-		pids := children(os.Getpid())
+func endDescendants() { endAll(func() []int { return children(os.Getpid()) }) }
+
+// endAll kills and reaps what list gives until it gives nothing; the children of what was killed come to it next.
+func endAll(list func() []int) {
+	for range 100 {
+		pids := list()
 		if len(pids) == 0 {
 			return
 		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		for {
+		time.Sleep(5 * time.Millisecond)
+		for _, pid := range pids {
 			var ws syscall.WaitStatus
-			pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
-			if pid <= 0 || err != nil {
-				break
-			}
+			_, _ = syscall.Wait4(pid, &ws, syscall.WNOHANG, nil) // one that has not ended yet is seen in the next round
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

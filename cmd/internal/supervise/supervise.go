@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -41,44 +40,14 @@ type Spec struct {
 	// Exited is told of each end that nobody asked for: the state, the last lines and the pause before the next start. Its
 	// error, if any, ends Keep.
 	Exited func(state string, code int, last []string, pause time.Duration) error
-}
-
-// Starter starts processes from one OS thread that lives as long as this process: the kernel ties a child's parent-death
-// signal to the thread that started it (prctl(2), PR_SET_PDEATHSIG).
-type Starter struct {
-	jobs chan func()
-}
-
-// NewStarter returns a Starter; Run must run while it is used.
-func NewStarter() *Starter { return &Starter{jobs: make(chan func())} }
-
-// Run serves starts until ctx ends.
-func (s *Starter) Run(ctx context.Context) error {
-	runtime.LockOSThread() // never unlocked: see Starter
-	for {
-		select {
-		case job := <-s.jobs:
-			job()
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func (s *Starter) start(ctx context.Context, cmd *exec.Cmd) error {
-	done := make(chan error, 1)
-	select {
-	case s.jobs <- func() { done <- cmd.Start() }:
-		return <-done
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	// Hurry is closed to kill the process at once where it was asked to end; nil for never.
+	Hurry <-chan struct{}
 }
 
 // Keep runs the process again and again until ctx ends, and then ends it: SIGTERM, and SIGKILL after Grace.
 func (s *Starter) Keep(ctx context.Context, spec Spec) error {
 	backoff := firstBackoff
-	for {
+	for ctx.Err() == nil {
 		began := time.Now()
 		last := &lines{}
 		state, code, err := s.once(ctx, spec, last)
@@ -101,6 +70,7 @@ func (s *Starter) Keep(ctx context.Context, spec Spec) error {
 		}
 		backoff = min(2*backoff, lastBackoff)
 	}
+	return nil
 }
 
 func (s *Starter) once(ctx context.Context, spec Spec, last *lines) (state string, code int, err error) {
@@ -138,19 +108,29 @@ func (s *Starter) once(ctx context.Context, spec Spec, last *lines) (state strin
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case err = <-ended:
-		case <-time.After(Grace):
-			_ = cmd.Process.Kill()
-			err = <-ended
-		}
+		err = end(cmd, ended, spec.Hurry)
 	}
+	s.forget(cmd.Process.Pid)
 	if out != nil { // a grandchild may hold the pipe open
 		_ = out.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	}
 	reading.Wait()
 	return describe(cmd, err)
+}
+
+// end asks a process to end, and kills it when it takes too long.
+func end(cmd *exec.Cmd, ended <-chan error, hurry <-chan struct{}) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	grace := time.NewTimer(Grace)
+	defer grace.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-grace.C:
+	case <-hurry:
+	}
+	_ = cmd.Process.Kill()
+	return <-ended
 }
 
 func describe(cmd *exec.Cmd, err error) (string, int, error) {

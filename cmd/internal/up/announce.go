@@ -68,8 +68,12 @@ func (u *up) announce(ctx context.Context) error {
 func (u *up) statuses() []node.Status {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	out := make([]node.Status, 0, len(u.ready))
-	for _, s := range u.ready {
+	out := make([]node.Status, 0, len(u.sidecars))
+	for _, sc := range u.sidecars {
+		if sc.status == nil {
+			continue
+		}
+		s := *sc.status
 		if s.Inbound == nil {
 			s.Inbound = []string{}
 		}

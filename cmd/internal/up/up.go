@@ -4,22 +4,20 @@ package up
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"os"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/signet-mesh/signet/cmd/internal/node"
+	"github.com/signet-mesh/signet/cmd/internal/compile"
+	"github.com/signet-mesh/signet/cmd/internal/plane"
 	"github.com/signet-mesh/signet/cmd/internal/supervise"
-	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/dir"
 )
@@ -51,169 +49,129 @@ func (e *RefusedError) Error() string {
 	return s
 }
 
-// mesh on one machine.
+// endWithin is how long all processes together may take to end; what is left then is killed.
+const endWithin = 8 * time.Second
+
+// up is a mesh on one machine.
 type up struct {
-	cfg      Config
-	starter  *supervise.Starter
-	runDir   string
-	control  net.Listener
-	procfile []Program
+	cfg     Config
+	starter *supervise.Starter
+	run     *runDirs
+	control net.Listener
+	hurry   chan struct{} // closed when what still runs at the end is to be killed
 
 	mu       sync.Mutex // guards what follows
 	sidecars map[string]*sidecar
-	leaving  map[string]*sidecar // the last one of that workload that was stopped
-	ready    map[string]node.Status
-	changed  chan struct{} // closed when ready or sidecars change
+	leaving  map[string]*sidecar // the last one of that workload that was told to go
+	refused  map[string]string   // workloads that can't have a sidecar, and why
+	ended    bool                // no sidecar is started any more
+	changed  chan struct{}       // closed when any of that changes
+	running  sync.WaitGroup      // every sidecar
 }
 
-// sidecar is one running sidecar process.
-type sidecar struct {
-	id   identity.ID
-	stop context.CancelFunc
-	done chan struct{}
-}
-
-// Run starts everything, prints the table once all sidecars are ready, and serves until ctx ends.
+// Run starts everything, prints the table once all sidecars are ready, and serves until ctx ends. It returns when every
+// process has ended.
 func Run(ctx context.Context, cfg Config) error {
-	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain})
+	if err := check(cfg); err != nil {
+		return err
+	}
+	u := &up{cfg: cfg, starter: supervise.NewStarter(), run: newRunDirs(filepath.Join(cfg.State, "run")),
+		hurry: make(chan struct{}), sidecars: map[string]*sidecar{}, leaving: map[string]*sidecar{},
+		refused: map[string]string{}, changed: make(chan struct{})}
+	var err error
+	if u.control, err = net.Listen("tcp", cfg.ControlAddress); err != nil {
+		return fmt.Errorf("opening control address (--control-address; port 0 takes a free one): %w", err)
+	}
+	defer u.control.Close()
+	defer u.run.remove()
+	return u.serve(ctx)
+}
+
+// check judges everything that can be judged before something is started.
+func check(cfg Config) error {
+	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Judge: compile.Judge(cfg.TrustDomain), Check: compile.Check})
 	snapshot, problems, err := objects.Load()
 	if err != nil {
 		return err
 	}
-	if refused := mesh.Refusals(problems); len(refused) > 0 {
+	refused := append(mesh.Refusals(problems), sharedAddresses(snapshot)...)
+	if len(refused) > 0 {
 		return &RefusedError{refused}
 	}
-	procfile, err := LoadProcfile(filepath.Join(cfg.Dir, "Procfile"))
-	if err != nil {
+	if _, err := LoadProcfile(filepath.Join(cfg.Dir, procfileName)); err != nil {
 		return err
 	}
-	u := &up{cfg: cfg, starter: supervise.NewStarter(), runDir: filepath.Join(cfg.State, "run"), procfile: procfile,
-		sidecars: map[string]*sidecar{}, leaving: map[string]*sidecar{}, ready: map[string]node.Status{},
-		changed: make(chan struct{})}
-	if u.control, err = net.Listen("tcp", cfg.ControlAddress); err != nil {
-		return fmt.Errorf("opening control address %s: %w", cfg.ControlAddress, err)
-	}
-	defer u.control.Close()
-	return u.run(ctx, snapshot)
-}
-
-func (u *up) run(ctx context.Context, snapshot *mesh.Snapshot) error {
-	// What starts processes outlives them.
-	below, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var starter sync.WaitGroup
-	starter.Go(func() { _ = u.starter.Run(below) })
-	defer starter.Wait()
-	defer stop()
-
-	g, ctx := errgroup.WithContext(ctx)
-	controlUp := make(chan struct{})
-	g.Go(func() error { return u.keepControl(ctx, controlUp) })
-	select {
-	case <-controlUp:
-	case <-ctx.Done():
-		return g.Wait()
-	}
-	watch := dir.New(dir.Config{Dir: u.cfg.Dir, TrustDomain: u.cfg.TrustDomain,
-		OnChange: func(s *mesh.Snapshot, _ []mesh.Problem) { u.follow(ctx, g, s) }})
-	u.follow(ctx, g, snapshot)
-	g.Go(func() error { return watch.Run(ctx) })
-	g.Go(func() error { return u.refreshTokens(ctx) })
-	g.Go(func() error { return u.announce(ctx) })
-	for _, p := range u.procfile {
-		g.Go(func() error { return u.keepProgram(ctx, p) })
-	}
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	if len(plane.Workloads(snapshot)) == 0 {
+		cfg.Log.Warn("there is no WorkloadEntry with a serviceAccount in *.yaml; sidecars start when there is one", "dir", cfg.Dir)
 	}
 	return nil
 }
 
-// follow starts the sidecars of new workloads and stops those of workloads that are gone.
-func (u *up) follow(ctx context.Context, g *errgroup.Group, s *mesh.Snapshot) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if ctx.Err() != nil {
-		return
+// sharedAddresses refuses workloads that have the address of another: both sidecars would want its ports.
+func sharedAddresses(s *mesh.Snapshot) []mesh.Problem {
+	objects := map[mesh.Key]*mesh.Object{}
+	for _, o := range s.Objects() {
+		objects[o.Key] = o
 	}
-	want := map[string]*mesh.Workload{}
-	for _, w := range s.Workloads() {
-		if !w.ID.IsZero() { // no service account, no identity, no sidecar
-			want[w.Namespace+"/"+w.Name] = w
+	var out []mesh.Problem
+	taken := map[netip.Addr]plane.Workload{}
+	for _, w := range plane.Workloads(s) {
+		first, shared := taken[w.Address]
+		if !shared {
+			taken[w.Address] = w
+			continue
 		}
+		key := mesh.Key{Group: mesh.GroupNetworking, Kind: mesh.KindWorkloadEntry, Namespace: w.Namespace, Name: w.Name}
+		out = append(out, mesh.Fault(objects[key], "spec.address", sharedAddress(w, first)))
 	}
-	for key, sc := range u.sidecars {
-		if w := want[key]; w == nil || w.ID != sc.id {
-			sc.stop()
-			u.leaving[key] = sc
-			delete(u.sidecars, key)
-			delete(u.ready, key)
-		}
-	}
-	for key, w := range want {
-		if u.sidecars[key] == nil {
-			u.sidecars[key] = u.startSidecar(ctx, g, w, u.leaving[key])
-		}
-	}
-	u.wake()
+	return out
 }
 
-// startSidecar starts a workload's sidecar as soon as the one before it has ended.
-func (u *up) startSidecar(ctx context.Context, g *errgroup.Group, w *mesh.Workload, before *sidecar) *sidecar {
-	own, stop := context.WithCancel(ctx)
-	sc := &sidecar{id: w.ID, stop: stop, done: make(chan struct{})}
-	g.Go(func() error {
-		defer close(sc.done)
-		if before != nil {
-			<-before.done
+func sharedAddress(w, first plane.Workload) string {
+	return fmt.Sprintf("%q is the address of WorkloadEntry %s/%s (%s) too; on one machine each sidecar needs its own",
+		w.Address, first.Namespace, first.Name, first.Position)
+}
+
+// serve runs the control plane, and while it serves everything else; it ends them in the opposite order.
+func (u *up) serve(ctx context.Context) error {
+	// What starts processes outlives them: see supervise.Starter.
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var starter sync.WaitGroup
+	starter.Go(func() { u.starter.Run(below) })
+	defer starter.Wait()
+	defer stop()
+
+	// A failed start ends ctx, as a signal does.
+	g, ctx := errgroup.WithContext(ctx)
+	hurry := context.AfterFunc(ctx, func() { time.AfterFunc(endWithin, func() { close(u.hurry) }) })
+	defer hurry()
+	controlCtx, stopControl := context.WithCancel(below)
+	defer stopControl()
+	var control errgroup.Group
+	workloads, failed := make(chan []plane.Workload), make(chan struct{})
+	control.Go(func() error {
+		err := u.keepControl(controlCtx, workloads)
+		if err != nil {
+			close(failed)
 		}
-		return u.keepSidecar(own, w.Namespace, w.Name)
+		return err
 	})
-	return sc
-}
-
-// wake tells those who wait that something changed. mu is held.
-func (u *up) wake() {
-	close(u.changed)
-	u.changed = make(chan struct{})
-}
-
-// setReady takes a sidecar's word that it is ready.
-func (u *up) setReady(s node.Status) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if key := s.Namespace + "/" + s.Name; u.sidecars[key] != nil {
-		u.ready[key] = s
-		u.wake()
+	select {
+	case first := <-workloads: // the control plane serves
+		u.run.clear()
+		u.follow(ctx, first)
+		g.Go(func() error { u.keepFollowing(ctx, workloads); return nil })
+		g.Go(func() error { return u.refreshTokens(ctx) })
+		g.Go(func() error { return u.announce(ctx) })
+		g.Go(func() error { return u.keepPrograms(ctx) })
+	case <-failed:
+	case <-ctx.Done():
 	}
-}
-
-// unready forgets a sidecar that ended.
-func (u *up) unready(key string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.ready, key)
-}
-
-// waiting lists the sidecars that are not ready yet.
-func (u *up) waiting() (missing []string, changed <-chan struct{}) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for key := range u.sidecars {
-		if _, ok := u.ready[key]; !ok {
-			missing = append(missing, key)
-		}
+	err := g.Wait()
+	u.endSidecars()
+	stopControl()
+	if controlErr := control.Wait(); err == nil {
+		err = controlErr
 	}
-	return missing, u.changed
-}
-
-// readStatuses takes the lines that a sidecar writes whenever it is ready anew.
-func (u *up) readStatuses(r *os.File) {
-	dec := json.NewDecoder(r)
-	for {
-		var s node.Status
-		if err := dec.Decode(&s); err != nil {
-			return
-		}
-		u.setReady(s)
-	}
+	return err
 }
