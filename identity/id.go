@@ -31,7 +31,11 @@ func New(td, namespace, serviceAccount string) (ID, error) {
 	if namespace == "" || serviceAccount == "" {
 		return ID{}, fmt.Errorf("building SPIFFE ID: namespace %q and service account %q must both be set", namespace, serviceAccount)
 	}
-	return Parse("spiffe://" + td + "/ns/" + namespace + "/sa/" + serviceAccount)
+	id, err := Parse("spiffe://" + td + "/ns/" + namespace + "/sa/" + serviceAccount)
+	if err == nil && (id.TrustDomain() != td || id.namespace != namespace || id.serviceAccount != serviceAccount) {
+		return ID{}, fmt.Errorf("building SPIFFE ID: trust domain %q, namespace %q or service account %q holds a slash", td, namespace, serviceAccount)
+	}
+	return id, err
 }
 
 // ControlPlane is the identity of the control plane of a trust domain.

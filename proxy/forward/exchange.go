@@ -89,7 +89,8 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 			res.held.Discard()
 		}
 		if fresh = res.outcome.Stale; fresh {
-			continue // the endpoint is as good as before: the same conditions, on a new connection and at once
+			made-- // the endpoint never was asked: at once and on a new connection, which can't be stale
+			continue
 		}
 		if len(tried) < cap(tried) {
 			tried = append(tried, ep)
@@ -100,7 +101,7 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 
 // again asks the retry policy.
 func (x *Exchange) again(p *Plan, res *result, made int, deadline time.Time) bool {
-	if x.consumed || x.answered || x.live.over() || made >= p.Retry.Attempts {
+	if x.consumed || x.answered || x.live.over() || made >= p.Retry.Attempts && !res.outcome.Stale {
 		return false
 	}
 	o := res.outcome

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bench is a corridor that lets everything through to one program, and what it recorded.
+// rig is a corridor that lets everything through to one program, and what it recorded.
 type rig struct {
 	t       *testing.T
 	addr    string
@@ -43,6 +43,7 @@ func (r *rig) Handle(x *Exchange) *proxy.Failure {
 	if r.handle != nil {
 		return r.handle(x)
 	}
+	x.Judged = authz.Request{Method: x.Req.Method, Headers: &x.Req}
 	x.InFlight()
 	return x.Forward(authz.Egress(), &Plan{Cluster: r.cluster, Retry: r.retry, Timeout: r.timeout})
 }

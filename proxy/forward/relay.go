@@ -175,10 +175,10 @@ func (x *Exchange) cutOff(code proxy.Code, detail string, cause error) *proxy.Fa
 func (x *Exchange) upgrade(res *result, p *Plan) *proxy.Failure {
 	u := res.held
 	defer u.Discard()
-	x.mustEnd = true
 	if x.Req.Upgrade == "" {
 		return proxy.Fail(proxy.UpstreamProtocol, "unexpected_upgrade", nil)
 	}
+	x.mustEnd = true
 	if p.Route != nil {
 		p.Route.ApplyResponse(&x.Resp, p.Destination)
 	}

@@ -140,6 +140,7 @@ func TestRefusedRequests(t *testing.T) {
 
 // A client that has said all it has to say may close its side and still gets its answer.
 func TestHalfClosedClient(t *testing.T) {
+	t.Parallel()
 	addr, _ := program(t, func(_ int, c net.Conn, in *bufio.Reader) {
 		if _, err := http.ReadRequest(in); err == nil {
 			time.Sleep(upstreamWatch + 300*time.Millisecond) // beyond the moment when the client is looked after
@@ -191,6 +192,7 @@ func TestRefusalWithBody(t *testing.T) {
 
 // A large upload that is refused at once still sees the refusal, whether or not it wanted to keep the connection.
 func TestEarlyRefusalIsSeen(t *testing.T) {
+	t.Parallel()
 	addr, _ := program(t, func(_ int, c net.Conn, in *bufio.Reader) {
 		if _, err := http.ReadRequest(in); err == nil {
 			_, _ = io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig")

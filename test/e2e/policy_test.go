@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ type vault struct {
 	ip             string
 	reader, writer string // http://outbound
 	generation     int
+	used           []string // the metadata of policies that were set
 }
 
 func newVault(t *testing.T, config string) *vault {
@@ -49,22 +52,33 @@ egress:
 	return v
 }
 
-// set puts policies in force and waits for it: a DENY of their generation tells, by the access log. A change may take a
-// second, and the log is written every 100 ms.
+// set puts policies in force and waits for it: an AUDIT rule of their generation tells, by the access log. A change may take
+// a second, and the log is written every 100 ms. What an earlier call set and this one does not, is left selecting nobody.
 func (v *vault) set(t *testing.T, policies ...string) {
 	t.Helper()
 	v.generation++
-	name := fmt.Sprint("aa-mark-", v.generation)
-	mark := selecting(name, "DENY", `- when: [{key: "request.headers[x-mark]", values: ["1"]}]`)
-	v.write("policy.yaml", objects(append(policies, mark)...))
+	all := append(policies, selecting("aa-mark", "AUDIT", fmt.Sprintf(`- when: [{key: "request.headers[x-mark]", values: ["%d"]}]`, v.generation)))
+	for _, key := range v.used {
+		if !slices.ContainsFunc(policies, func(p string) bool { return strings.Contains(p, key) }) {
+			all = append(all, strings.Replace(policy("x/x", "selector: {matchLabels: {app: nobody}}"), "{name: x, namespace: x}", key, 1))
+		}
+	}
+	for _, p := range policies {
+		if key := policyName.FindString(p); !slices.Contains(v.used, key) {
+			v.used = append(v.used, key)
+		}
+	}
+	v.write("policy.yaml", objects(all...))
 	eventually(t, 1200*time.Millisecond, func() string {
-		_ = code(t, "-x", v.reader, "-H", "x-mark: 1", "http://safe.example/mark")
-		if !strings.Contains(v.Log(), "policy["+name+"]") {
+		_ = code(t, "-x", v.reader, "-H", fmt.Sprintf("x-mark: %d", v.generation), fmt.Sprintf("http://safe.example/mark-%d", v.generation))
+		if !regexp.MustCompile(fmt.Sprintf(`/mark-%d .* audit=ns\[keep\]-policy\[aa-mark\]`, v.generation)).MatchString(v.Log()) {
 			return "the new policies are not in force"
 		}
 		return ""
 	})
 }
+
+var policyName = regexp.MustCompile(`\{name: .*, namespace: [^}]*\}`)
 
 // ask makes one request: "reader" or "writer", then curl's arguments; or "reader tcp".
 func (v *vault) ask(t *testing.T, request string) string {
@@ -129,7 +143,7 @@ func TestPolicies(t *testing.T) {
 		{"notIpBlocks", []string{allow(`- from: [{source: {notIpBlocks: ["` + v.ip + `8/30"]}}]`)},
 			map[string]string{"reader http://safe.example/": "403", "writer http://safe.example/": "403"}},
 		{"remoteIpBlocks", []string{allow(`- from: [{source: {remoteIpBlocks: ["` + v.ip + `10/32"]}}]`)},
-			map[string]string{"reader http://safe.example/": "200", "writer http://safe.example/": "403", "writer -H X-Forwarded-For:" + v.ip + "10 http://safe.example/": "403"}},
+			map[string]string{"reader http://safe.example/": "200", "writer http://safe.example/": "403", "writer -H X-Forwarded-For:" + v.ip + "10 http://safe.example/": "200"}}, // a peer that proved itself is believed, as in Istio
 		{"notRemoteIpBlocks", []string{deny(`- from: [{source: {notRemoteIpBlocks: ["` + v.ip + `10"]}}]`)},
 			map[string]string{"reader http://safe.example/": "200", "writer http://safe.example/": "403"}},
 		{"hosts", []string{allow(`- to: [{operation: {hosts: [SAFE.example]}}]`)},
@@ -212,6 +226,28 @@ func TestDenialIsExplained(t *testing.T) {
 		t.Errorf("an audited request got %s", got)
 	}
 	v.logged(t, `^keep\.safe `, `"GET /seen `, `audit=ns\[keep\]-policy\[watch\]-rule\[0\]`)
+}
+
+// TestPolicyFollows shows how soon a policy that is added, changed or removed is in force.
+func TestPolicyFollows(t *testing.T) {
+	v := newVault(t, "")
+	for i, step := range []struct{ policy, want string }{
+		{allow(`- from: [{source: {namespaces: [beta]}}]`), "403"},
+		{allow(`- from: [{source: {namespaces: [alpha]}}]`), "200"},
+		{allow(`- from: [{source: {namespaces: [alpha]}}]`) + "\n---\n" + selecting("q", "DENY", "- {}"), "403"},
+		{allow(`- from: [{source: {namespaces: [beta]}}]`), "403"},
+		{policy("other/p", "{}"), "200"},
+	} {
+		v.write("policy.yaml", step.policy)
+		start := time.Now()
+		eventually(t, time.Second, func() string {
+			if got := v.ask(t, "reader http://safe.example/"); got != step.want {
+				return fmt.Sprintf("step %d: %s, want %s", i, got, step.want)
+			}
+			return ""
+		})
+		t.Logf("step %d took %s", i, time.Since(start))
+	}
 }
 
 // ambiguous are spellings of /admin that a program might take for it.

@@ -33,6 +33,11 @@ func TestRotation(t *testing.T) {
 	root := filepath.Join(m.State, "root-cert.pem")
 	pay, cart := m.workload("shop/pay"), m.workload("shop/cart")
 
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the mesh said (without access logs):\n%s", m.events())
+		}
+	})
 	ctx, stop := context.WithTimeout(t.Context(), rotatingFor)
 	defer stop()
 	load := startLoad(t, ctx, cart.Outbound)
@@ -91,6 +96,17 @@ func controlPlaneAway(t *testing.T, m *running, root string) {
 		return ""
 	})
 	t.Logf("whole again %s after the control plane was back", time.Since(back).Round(100*time.Millisecond))
+}
+
+// events is the log without access logs.
+func (m *running) events() string {
+	var out strings.Builder
+	for line := range strings.Lines(m.Log()) {
+		if !strings.Contains(line, "HTTP/1.1") && !strings.Contains(line, "pay.shop") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
 
 // ends is when the first and the last of the certificates of cart and pay end.

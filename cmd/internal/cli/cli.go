@@ -75,8 +75,9 @@ func Main(root *cobra.Command) int {
 // is for what is stuck when nobody is left to kill it.
 const endWithin = 9500 * time.Millisecond
 
-// untilSignal returns a context that ends with SIGINT, SIGTERM or, unless it was ignored (nohup), SIGHUP. A second signal
-// ends the process at once: its children see that and end too.
+// untilSignal returns a context that ends with SIGINT, SIGTERM or, unless it was ignored (nohup), SIGHUP. A second SIGINT
+// ends the process at once: its children see that and end too. A second SIGTERM does not: a parent that is killed sends one
+// for each of its threads.
 func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -84,7 +85,7 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	}
 	ctx, stop := signal.NotifyContext(parent, signals...)
 	context.AfterFunc(ctx, func() {
-		stop()
+		signal.Reset(syscall.SIGINT)
 		time.AfterFunc(endWithin, func() {
 			fmt.Fprintf(os.Stderr, "%s: not ended %s after it was told to; giving up\n", filepath.Base(os.Args[0]), endWithin)
 			os.Exit(ExitFailure)

@@ -136,7 +136,10 @@ func checkAddress(flag, address string) error {
 // stateDir is the absolute path of the state directory, which the trust domain names where none is given.
 func stateDir(given, trustDomain string) (string, error) {
 	if _, err := identity.ControlPlane(trustDomain); err != nil {
-		return "", mistake{fmt.Errorf("--trust-domain %q: %w", trustDomain, err)}
+		return "", mistake{fmt.Errorf("--trust-domain %q: want a SPIFFE trust domain such as cluster.local: %w", trustDomain, err)}
+	}
+	if strings.Trim(trustDomain, ".") == "" && given == "" {
+		return "", mistake{fmt.Errorf("--trust-domain %q can't name a directory: give --state", trustDomain)}
 	}
 	if given != "" {
 		return filepath.Abs(given)

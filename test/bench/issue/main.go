@@ -18,6 +18,7 @@ import (
 	"math/big"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,7 +154,7 @@ func door(addr, tokenFile string, key *ecdsa.PrivateKey, csr []byte) (func() err
 	if err != nil {
 		return nil, err
 	}
-	client, err := caclient.New(caclient.Options{Addr: addr, Token: caclient.StaticToken(string(token))})
+	client, err := caclient.New(caclient.Options{Addr: addr, Token: caclient.StaticToken(strings.TrimSpace(string(token)))})
 	if err != nil {
 		return nil, err
 	}
