@@ -4,8 +4,6 @@ package caserver
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"math"
 	"strings"
@@ -54,9 +52,10 @@ type Options struct {
 // Server answers CreateCertificate. It is a prometheus.Collector as well. Safe for concurrent use.
 type Server struct {
 	securityv1.UnimplementedIstioCertificateServiceServer
-	opts  Options
-	queue *queue
-	stats *stats
+	opts   Options
+	queue  *queue
+	stats  *stats
+	chains chains
 }
 
 // New builds a Server.
@@ -104,7 +103,7 @@ func (s *Server) CreateCertificate(ctx context.Context, in *securityv1.IstioCert
 		return nil, s.refuse(candidate.Caller(), err)
 	}
 	s.stats.issued.Inc()
-	return &securityv1.IstioCertificateResponse{CertChain: chainStrings(cert)}, nil
+	return &securityv1.IstioCertificateResponse{CertChain: s.chains.strings(cert)}, nil
 }
 
 // identityError marks what is answered with nothing but Unauthenticated.
@@ -217,23 +216,4 @@ func (s *Server) refuse(caller ca.Caller, err error) error {
 	}
 	s.stats.signErrors.WithLabelValues("CERT_GEN_ERROR").Inc()
 	return status.Error(codes.Internal, "certificate could not be made")
-}
-
-// chainStrings is Istio's form: the leaf, each intermediate, and last all roots in one string; each certificate ends in
-// a newline, which ztunnel counts on.
-func chainStrings(c *ca.Certificate) []string {
-	out := make([]string, 0, len(c.Intermediates)+2)
-	out = append(out, pemOf(c.Leaf))
-	for _, i := range c.Intermediates {
-		out = append(out, pemOf(i))
-	}
-	return append(out, pemOf(c.Roots...))
-}
-
-func pemOf(list ...*x509.Certificate) string {
-	var b strings.Builder
-	for _, c := range list {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-	}
-	return b.String()
 }

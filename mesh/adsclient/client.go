@@ -5,7 +5,7 @@
 // View before it goes on; so it does while the control plane is away.
 //
 // A stream lives on one TLS connection, and that on the certificate it was made with: the server ends it when that
-// expires. The client then connects again with the certificate of that moment and says what it holds, so that only the
+// expires. The client therefore connects again as soon as it has the next one, and says what it holds, so that only the
 // difference is sent.
 package adsclient
 
@@ -87,6 +87,10 @@ func (c *Client) Run(ctx context.Context) error {
 		err := c.stream(ctx)
 		if ctx.Err() != nil {
 			break
+		}
+		if errors.Is(err, errRenewed) {
+			c.cfg.Log.Debug("connecting to the control plane with the new certificate")
+			continue
 		}
 		c.lost(err)
 		if time.Since(began) >= maxBackoff {

@@ -133,6 +133,7 @@ func TestRefusalKeepsTheLastGoodAndRecovers(t *testing.T) {
 	p := newPlane(t)
 	x := p.proxy("shop/frontend", "frontend")
 	x.next()
+	eventually(t, "in sync", p.inSync("shop/frontend"))
 	good := x.client.Status().Generation
 	x.refuseWith(errors.New("no room for this"))
 	p.edit("subset: v1", "subset: v2")
@@ -301,12 +302,34 @@ func TestStreamEndsWithItsCertificate(t *testing.T) {
 	x := p.proxy("shop/frontend", "frontend", certtest.TTL(2*time.Second))
 	x.next()
 	before := x.client.Status()
+	eventually(t, "the end of the stream", func() bool { return strings.Contains(x.client.Status().LastError, "expired") })
 	x.source.Replace(p.ca.SVID(t, "spiffe://cluster.local/ns/shop/sa/frontend"), p.ca.Bundle())
 	eventually(t, "a second stream", func() bool { return x.client.Status().Streams == 2 })
 	eventually(t, "in sync", p.inSync("shop/frontend"))
-	if s := x.client.Status(); s.Resources != before.Resources || !strings.Contains(s.LastError, "expired") {
+	if s := x.client.Status(); s.Resources != before.Resources {
 		t.Errorf("client is %+v", s)
 	}
+}
+
+func TestStreamFollowsRenewals(t *testing.T) {
+	p := newPlane(t)
+	x := p.proxy("shop/frontend", "frontend")
+	x.next()
+	eventually(t, "in sync", p.inSync("shop/frontend"))
+	before := x.client.Status()
+	// New roots alone are no reason for a new stream.
+	x.source.Replace(x.source.Current().SVID, p.ca.Bundle(), certtest.NewCA(t, "other.test").Bundle())
+	x.quiet(before)
+	for n := uint64(2); n < 5; n++ {
+		x.source.Replace(p.ca.SVID(t, "spiffe://cluster.local/ns/shop/sa/frontend"), p.ca.Bundle())
+		eventually(t, "another stream", func() bool { return x.client.Status().Streams == n })
+	}
+	eventually(t, "in sync", p.inSync("shop/frontend"))
+	if s := x.client.Status(); s.Resources != before.Resources || s.LastError != "" || !s.Connected {
+		t.Errorf("client is %+v", s)
+	}
+	p.edit("subset: v1", "subset: v2")
+	x.next()
 }
 
 func TestNewestStreamOfANodeWins(t *testing.T) {

@@ -25,10 +25,36 @@ const connectTimeout = 5 * time.Second
 // maxDetailBytes is how much of an error is sent back in a NACK.
 const maxDetailBytes = 4096
 
-// stream connects and receives until the connection is lost.
+// errRenewed says that a stream was ended because there is a newer certificate.
+var errRenewed = errors.New("the workload's certificate was renewed")
+
+// stream connects and receives until the connection is lost or the certificate that it was made with has a successor.
 func (c *Client) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	snapshot, replaced := c.cfg.Source.Watch()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		for used := snapshot.SVID; snapshot.SVID == used; {
+			select {
+			case <-replaced:
+				snapshot, replaced = c.cfg.Source.Watch()
+			case <-ended:
+				return
+			}
+		}
+		cancel(errRenewed)
+	}()
+	err := c.follow(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, errRenewed) {
+		return cause
+	}
+	return err
+}
+
+// follow is stream for one certificate.
+func (c *Client) follow(ctx context.Context) error {
 	conn, err := grpc.NewClient("passthrough:///"+c.cfg.Addr,
 		grpc.WithTransportCredentials(credentials.NewTLS(c.tls.Clone())),
 		grpc.WithNoProxy(),

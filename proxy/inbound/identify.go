@@ -160,7 +160,7 @@ func reasonOf(err error) string {
 		return reasonPlaintext
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return reasonTimeout
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return reasonGone
 	case errors.As(err, &header):
 		return reasonNotTLS

@@ -103,7 +103,7 @@ spec:
   workloadSelector: {labels: {app: locked}}
   outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 ---
-apiVersion: networking.istio.io/v1
+apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: api, namespace: shop}
 spec:

@@ -74,6 +74,16 @@ func TestSDS(t *testing.T) {
 	client := sdsClient(t, cart.SDS)
 	names := []string{"ROOTCA", "default", "spiffe://cluster.local", cart.SPIFFEID}
 	t.Run("fetch", func(t *testing.T) { fetchSecrets(t, client, names, cart.SPIFFEID) })
+	t.Run("what TLS uses", func(t *testing.T) {
+		pay := m.workload("shop/pay")
+		eventually(t, 5*time.Second, func() string { // but in the moment of a rotation it is the same
+			tls, own := served(t, pay.Inbound[0], filepath.Join(m.State, "root-cert.pem")), newest(t, pay.SDS)
+			if !tls.Equal(own) {
+				return fmt.Sprintf("TLS shows serial %x, SDS %x", tls.SerialNumber, own.SerialNumber)
+			}
+			return ""
+		})
+	})
 	t.Run("stream", func(t *testing.T) { t.Parallel(); streamSecrets(t, client, cart.SPIFFEID) })
 	t.Run("delta", func(t *testing.T) { t.Parallel(); deltaSecrets(t, client, cart.SPIFFEID) })
 }

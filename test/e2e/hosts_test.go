@@ -304,9 +304,22 @@ func (h *host) slowly(address, to string, delay time.Duration) string {
 
 var hostNumber atomic.Int32
 
+// sweepHosts removes what a run that was killed has left.
+func sweepHosts() {
+	left, _ := filepath.Glob("/run/netns/sg*-*")
+	for _, path := range left {
+		var pid int
+		name := filepath.Base(path)
+		if _, err := fmt.Sscanf(name, "sg%d-", &pid); err == nil && !fileExists(fmt.Sprintf("/proc/%d", pid)) {
+			_ = exec.Command("ip", "netns", "del", name).Run()
+		}
+	}
+}
+
 // twoHosts makes two network namespaces that a cable joins: 10.88.0.1 and .3 on one, 10.88.0.2 and .4 on the other.
 func twoHosts(t *testing.T) (one, two *host) {
 	t.Helper()
+	sweepHosts()
 	n := hostNumber.Add(1)
 	one = newHost(t, fmt.Sprintf("sg%d-%da", os.Getpid(), n))
 	two = newHost(t, fmt.Sprintf("sg%d-%db", os.Getpid(), n))

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -120,8 +121,12 @@ func (m *running) start(flags ...string) {
 	}
 	line := make(chan []byte, 1)
 	go func() {
-		b, _ := bufio.NewReader(out).ReadBytes('\n')
+		r := bufio.NewReader(out)
+		b, _ := r.ReadBytes('\n')
 		line <- b
+		if more, _ := io.ReadAll(r); len(more) > 0 {
+			fmt.Fprintf(m, "standard output carries more than the object: %q\n", more)
+		}
 		m.end <- m.cmd.Wait()
 	}()
 	select {

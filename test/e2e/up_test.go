@@ -234,6 +234,7 @@ func checkKeys(t *testing.T, what string, object map[string]any, want ...string)
 
 // TestUpIsKilled kills what a person started, with no chance to clean up.
 func TestUpIsKilled(t *testing.T) {
+	t.Parallel()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -114,6 +115,11 @@ func Version() string {
 	if v == "" || v == "(devel)" {
 		v = "devel"
 	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && !strings.Contains(v, s.Value[:min(12, len(s.Value))]) {
+			v += "-" + s.Value[:min(12, len(s.Value))]
+		}
+	}
 	return v
 }
 
@@ -142,6 +148,7 @@ func newLog(workload string) *slog.Logger {
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: args(cobra.NoArgs),
+		Long: "Print the version of this executable, on one line: the module's, or devel and the commit where it was built from a\ntree.",
 		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), Version()) },
 	}
 }

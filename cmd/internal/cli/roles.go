@@ -29,7 +29,10 @@ func Signetd() *cobra.Command {
 ADS are served over TLS on one port; sidecars join with a token from 'signet ca token'.
 
 An object that is refused does not stop the control plane: the last good version of a security object
-goes on, one without is quarantined (it denies what it selects), and the log names file, line and field.`,
+goes on, one without is quarantined (it denies what it selects), and the log names file, line and field.
+
+Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
+		ValidArgsFunction: directories,
 		Example: `  signetd --state /var/lib/signet --control-address 0.0.0.0:15012 /etc/signet`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
@@ -98,7 +101,9 @@ control plane and renews it, serves it to local processes over SDS, and enforces
 policies in front of the workload's program.
 
 Key and certificate are kept in --state, so that a restart needs no new token; --state= keeps them in
-memory only.`,
+memory only. Without the control plane it serves on with what it has, until its certificate ends.
+
+Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags or in the token.`,
 		Example: `  signet-proxy --control 10.0.0.1:15012 --token /etc/signet/cart.token`,
 		Args:    args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -56,16 +56,30 @@ watched: a change takes effect within a second. A file that is broken or refused
 line and field, and what ran goes on running; at the start nothing is started then, and the exit code
 is 2.
 
-DIR/Procfile has a line "name: command" for each program. One that is named NAMESPACE.WORKLOAD starts
-when that workload's sidecar is ready, with its http_proxy and no_proxy=127.0.0.1. Programs that end
-are reported and restarted.
+DIR/Procfile has a line "name: command" for each program, which /bin/sh runs in DIR; empty lines and
+those that begin with # don't count. One that is named NAMESPACE.WORKLOAD starts when that workload's
+sidecar is ready, with its http_proxy and no_proxy=127.0.0.1, and no other proxy variable. Programs
+stay in the foreground: one that ends is reported with its exit code and last lines, what it left
+running is ended, and it starts again after 200 ms to 10 s. The Procfile is followed like the objects:
+entries that are new, gone or changed start, end or restart their program, and no other.
 
 When every sidecar has its certificate and its configuration, a table (or with -o json one object on
-one line) is printed to standard output. Logs and access logs go to standard error. Ctrl-C ends all of
-it within ten seconds.`,
+one line) is printed to standard output, and never anything else. Logs and access logs go to standard
+error. A workload whose address this machine does not have is reported and not waited for.
+
+The CA's keys are kept in --state, mode 0600; the next start with the same directory has the same root.
+One process at a time can hold it, and it serves one trust domain. The port of --control-address is the
+one that sidecars elsewhere join at.
+
+Ctrl-C (or SIGTERM) ends all of it within ten seconds; a second Ctrl-C at once. Nothing is left behind
+either way, nor after a kill -9.
+
+Exit codes: 0 it was asked to end, 1 a failure (a port or the state directory is taken), 2 a mistake in
+flags, files or objects; nothing was started then.`,
 		Example: `  signet up deploy/demo
   signet up --trust-domain shop.example --control-address 127.0.0.1:0 -o json ./mesh`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: directories,
 		RunE: func(c *cobra.Command, a []string) error {
 			var err error
 			cfg.Dir, cfg.Stdout, cfg.Stderr, cfg.Log = a[0], c.OutOrStdout(), os.Stderr, newLog("signet-system.up")
@@ -107,6 +121,14 @@ it within ten seconds.`,
 	f.StringVarP(&output, "output", "o", "table", "what to print when ready: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// directories completes one argument with the names of directories.
+func directories(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(a) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
 // checkTTL refuses lifetimes that the CA would refuse or that rotation can't keep up with.
@@ -166,6 +188,8 @@ func newProgram() *cobra.Command {
 
 func newCA() *cobra.Command {
 	c := &cobra.Command{Use: "ca", Short: "Work with the CA of this machine", Args: args(cobra.NoArgs),
+		Long: `Work with the CA that 'signet up' or 'signetd' keeps on this machine, in its state directory. The
+control plane may be running.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(newToken())
 	return c
@@ -185,6 +209,7 @@ func newToken() *cobra.Command {
 The token carries the hash of the CA's root, so that the sidecar knows whom to trust. It is good for the
 first key that presents it, until it expires. Keep it secret: whoever presents it first is the workload.
 The control plane may be running; it need not be restarted.`,
+		Example: `  signet ca token --ttl 10m --state /var/lib/signet shop/cart`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
 			namespace, workload, ok := strings.Cut(a[0], "/")

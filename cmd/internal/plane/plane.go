@@ -50,6 +50,9 @@ type Config struct {
 	OnWorkloads func([]Workload)
 }
 
+// streamWorkers are goroutines that serve call after call: a fresh one would first have to grow its stack to what signing takes.
+const streamWorkers = 16
+
 // Plane is a control plane.
 type Plane struct {
 	cfg       Config
@@ -102,7 +105,8 @@ func (p *Plane) Run(ctx context.Context) error {
 		return err
 	}
 	tlsConfig := caserver.TLSConfig(own, auth.Roots)
-	server := grpc.NewServer(append(adsserver.ServerOptions(), grpc.Creds(credentials.NewTLS(tlsConfig)))...)
+	server := grpc.NewServer(append(adsserver.ServerOptions(), grpc.Creds(credentials.NewTLS(tlsConfig)),
+		grpc.NumStreamWorkers(streamWorkers))...)
 	door.Register(server)
 	ads.Register(server)
 	registry := prometheus.NewRegistry()

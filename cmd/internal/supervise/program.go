@@ -111,7 +111,7 @@ func EndWithParent() error {
 		return err
 	}
 	switch strings.TrimSpace(string(comm)) {
-	case "go", "make":
+	case "go", "make", "gmake":
 	default:
 		return nil
 	}

@@ -125,6 +125,7 @@ func (u *up) keepProgram(ctx context.Context, p Program) {
 
 func (u *up) runProgram(ctx context.Context, p Program, env []string) {
 	log := u.cfg.Log.With("program", p.Name)
+	defer u.starter.EndOrphans()            // of a keeper that was killed
 	_ = u.starter.Keep(ctx, supervise.Spec{ // Exited gives no error
 		Hurry: u.hurry,
 		Command: func() (*exec.Cmd, error) {
@@ -134,7 +135,7 @@ func (u *up) runProgram(ctx context.Context, p Program, env []string) {
 		},
 		Line: func(line string) { fmt.Fprintf(u.cfg.Stderr, "%s | %s\n", p.Name, line) },
 		Exited: func(state string, code int, last []string, pause time.Duration) error {
-			u.starter.EndOrphans() // of a keeper that was killed
+			u.starter.EndOrphans()
 			log.Error("program ended", "state", state, "code", code, "restart_in", pause, "last_lines", strings.Join(last, " / "))
 			return nil
 		},
