@@ -246,3 +246,81 @@ func TestQuarantine(t *testing.T) {
 		}
 	}
 }
+
+// In each scope only the oldest PeerAuthentication speaks, and what it leaves UNSET comes from the next wider one.
+func TestMTLSMode(t *testing.T) {
+	at := func(second int, ns, name, spec string) string {
+		return fmt.Sprintf("\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: %s, namespace: %s, creationTimestamp: \"2026-01-01T00:00:%02dZ\"}\nspec: %s\n", name, ns, second, spec)
+	}
+	const web = "{matchLabels: {app: web}}"
+	for name, c := range map[string]struct{ policies, want string }{
+		"none":                       {"", "PERMISSIVE PERMISSIVE"},
+		"mesh":                       {at(1, "istio-system", "a", "{mtls: {mode: STRICT}}"), "STRICT STRICT"},
+		"namespace before mesh":      {at(1, "istio-system", "a", "{mtls: {mode: STRICT}}") + at(2, "shop", "b", "{mtls: {mode: DISABLE}}"), "DISABLE DISABLE"},
+		"UNSET inherits":             {at(1, "istio-system", "a", "{mtls: {mode: STRICT}}") + at(2, "shop", "b", "{mtls: {mode: UNSET}}"), "STRICT STRICT"},
+		"the older of two":           {at(2, "shop", "a", "{mtls: {mode: STRICT}}") + at(1, "shop", "b", "{mtls: {mode: DISABLE}}"), "DISABLE DISABLE"},
+		"the older is UNSET":         {at(3, "istio-system", "m", "{mtls: {mode: STRICT}}") + at(1, "shop", "a", "{}") + at(2, "shop", "b", "{mtls: {mode: DISABLE}}"), "STRICT STRICT"},
+		"port before workload":       {at(1, "shop", "a", "{selector: "+web+", mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}"), "DISABLE STRICT"},
+		"port UNSET":                 {at(1, "shop", "a", "{selector: "+web+", mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: UNSET}}}"), "STRICT STRICT"},
+		"port, workload UNSET":       {at(1, "shop", "a", "{selector: "+web+", portLevelMtls: {8080: {mode: STRICT}}}") + at(2, "shop", "b", "{mtls: {mode: DISABLE}}"), "STRICT DISABLE"},
+		"the newer of one workload":  {at(1, "shop", "a", "{selector: "+web+"}") + at(2, "shop", "b", "{selector: "+web+", mtls: {mode: DISABLE}, portLevelMtls: {8080: {mode: STRICT}}}"), "PERMISSIVE PERMISSIVE"},
+		"selector of the root":       {at(1, "istio-system", "a", "{selector: "+web+", mtls: {mode: STRICT}}") + at(2, "shop", "b", "{mtls: {mode: DISABLE}}"), "STRICT STRICT"},
+		"own selector before root's": {at(1, "istio-system", "a", "{selector: "+web+", mtls: {mode: STRICT}}") + at(2, "shop", "b", "{selector: "+web+", mtls: {mode: DISABLE}}"), "DISABLE DISABLE"},
+		"another workload's":         {at(1, "shop", "a", "{selector: {matchLabels: {app: other}}, mtls: {mode: STRICT}}"), "PERMISSIVE PERMISSIVE"},
+	} {
+		text := "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: web, namespace: shop}\nspec: {address: 127.0.0.9, serviceAccount: web, labels: {app: web}}\n" + c.policies
+		objects, problems := mesh.Parse("x.yaml", []byte(text), mesh.ParseOptions{})
+		if len(mesh.Refusals(problems)) > 0 {
+			t.Fatal(name, problems)
+		}
+		s, _ := mesh.Build(objects, mesh.BuildOptions{TrustDomain: "cluster.local"})
+		v, _ := s.View("shop", "web")
+		if got := v.MTLSMode(8080).String() + " " + v.MTLSMode(9090).String(); got != c.want {
+			t.Errorf("%s: 8080 and 9090 are %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// What Check refuses is left out, a security object for its quarantine, and what is left is asked about again.
+func TestBuildCheck(t *testing.T) {
+	const text = `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: web, namespace: shop}
+spec: {address: 127.0.0.9, serviceAccount: web, labels: {app: web}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: web, namespace: shop}
+spec: {workloadSelector: {labels: {app: web}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, rules: [{}]}
+`
+	objects, problems := mesh.Parse("x.yaml", []byte(text), mesh.ParseOptions{})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	asked := 0
+	s, problems := mesh.Build(objects, mesh.BuildOptions{TrustDomain: "cluster.local", Check: func(s *mesh.Snapshot) (out []mesh.Problem) {
+		asked++
+		for _, o := range s.Objects() {
+			if kind := [...]string{mesh.KindSidecar, mesh.KindAuthorizationPolicy, ""}[min(asked, 3)-1]; o.Kind == kind {
+				out = append(out, mesh.Fault(o, "spec.selector", "can't be run"))
+			}
+		}
+		return out
+	}})
+	if asked != 3 || len(mesh.Refusals(problems)) != 2 {
+		t.Errorf("asked %d times, problems %v", asked, problems)
+	}
+	v, ok := s.View("shop", "web")
+	if !ok || v.Sidecar != nil || len(v.Authorization) != 1 || !v.Authorization[0].Quarantined() || len(v.Authorization[0].Spec.GetSelector().GetMatchLabels()) != 1 {
+		t.Errorf("view is %+v", v)
+	}
+	if p := mesh.Refusals(problems)[1]; p.Position.Line != 15 || p.Key.Kind != mesh.KindAuthorizationPolicy {
+		t.Errorf("the refusal stands at %v of %v", p.Position, p.Key)
+	}
+}

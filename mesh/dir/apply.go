@@ -42,8 +42,8 @@ func (d *Dir) apply(atRest bool) (*mesh.Snapshot, []mesh.Problem) {
 	}
 	s, more := d.build(objects, effect)
 	problems = append(problems, more...)
-	d.keep(s)
 	d.report(problems, effect)
+	d.keep(s)
 	return s, problems
 }
 

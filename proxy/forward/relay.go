@@ -12,6 +12,9 @@ import (
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
+// viaUpstream is Envoy's response code detail of a response that a server gave.
+const viaUpstream = "via_upstream"
+
 // relay sends the response whose head is in x.Resp to the client and ends the loan of the upstream connection.
 func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failure {
 	u, resp := res.held, &x.Resp
@@ -34,7 +37,7 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 	http1.Reframe(resp, x.Req.Minor, x.mustEnd)
 	x.mustEnd = x.mustEnd || resp.Close
 	x.out = http1.AppendResponse(x.out[:0], resp)
-	x.answered, x.Rec.Status = true, resp.Status
+	x.answered, x.Rec.Status, x.Rec.Detail = true, resp.Status, viaUpstream
 	fail, rest := x.relayBody(u, u.Buf[res.n:res.w], deadline)
 	reusable = reusable && fail == nil && rest == 0 && x.Rec.Flag != "DC"
 	if reusable && !x.mustEnd {
@@ -185,7 +188,7 @@ func (x *Exchange) upgrade(res *result, p *Plan) *proxy.Failure {
 	x.stopPump(u)
 	x.Resp.Close = false
 	x.out = http1.AppendResponse(x.out[:0], &x.Resp)
-	x.answered, x.Rec.Status = true, 101
+	x.answered, x.Rec.Status, x.Rec.Detail = true, 101, viaUpstream
 	if !x.flush() {
 		return nil
 	}

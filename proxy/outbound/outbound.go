@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/signet-mesh/signet/authz"
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
 	"github.com/signet-mesh/signet/proxy/judge"
@@ -147,10 +146,15 @@ func (s *session) serveTCP(c *Config, conn net.Conn, live *forward.Live) {
 	if w != nil {
 		cluster = c.Clusters[w.Cluster]
 	}
-	s.l.rec.Opened(&rec)
 	if cluster == nil {
+		s.l.rec.Opened(&rec)
 		forward.Note(&rec, proxy.Fail(proxy.NoHealthyUpstream, "", nil), live)
 		return
 	}
-	forward.Note(&rec, forward.TCP(live.Life(), authz.Egress(), cluster, conn, nil, live, &rec), live)
+	u, fail := forward.Dial(live.Life(), cluster, &rec)
+	s.l.rec.Opened(&rec) // under the endpoint's name, as its end will be
+	if fail == nil {
+		fail = forward.TCPOver(u, conn, nil, live, &rec)
+	}
+	forward.Note(&rec, fail, live)
 }

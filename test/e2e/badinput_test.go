@@ -14,6 +14,7 @@ import (
 
 // TestBadInput sends what no client should, to the programs' proxy and, as a workload, directly to an inbound port.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	d := newDataPlane(t)
 	doors := map[string]func(*testing.T) *client{
 		"outbound": func(t *testing.T) *client { return dialRaw(t, d.web) },
@@ -24,9 +25,9 @@ func TestBadInput(t *testing.T) {
 			t.Run("smuggling", func(t *testing.T) { testSmuggling(t, d, door) })
 			t.Run("answered", func(t *testing.T) { testAnswered(t, d, door) })
 			t.Run("limits", func(t *testing.T) { testLimits(t, d, door) })
-			t.Run("slow", func(t *testing.T) { testSlow(t, door) })
 		})
 	}
+	t.Run("slow", func(t *testing.T) { testSlow(t, doors["outbound"]) })
 }
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: api.shop\r\n\r\n"
@@ -93,7 +94,9 @@ func testSmuggling(t *testing.T, d *dataPlane, door func(*testing.T) *client) {
 	var mu sync.Mutex
 	var paths []string
 	d.answer(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return // the request was never whole
+		}
 		mu.Lock()
 		paths = append(paths, r.URL.Path)
 		mu.Unlock()
@@ -128,7 +131,7 @@ func testAnswered(t *testing.T, d *dataPlane, door func(*testing.T) *client) {
 		"leading empty line":         {"\r\nGET /x HTTP/1.1\r\nHost: api.shop\r\n\r\n", "GET api.shop /x 0"},
 		"chunk extensions":           {"POST /x HTTP/1.1\r\nHost: api.shop\r\nTransfer-Encoding: CHUNKED\r\n\r\n1;a=\"b\"\r\nX\r\n0;z\r\n\r\n", "POST api.shop /x 1"},
 		"leading zeros":              {"POST /x HTTP/1.1\r\nHost: api.shop\r\nTransfer-Encoding: chunked\r\n\r\n0001\r\nX\r\n000\r\n\r\n", "POST api.shop /x 1"},
-		"GET with a body":            {"GET /x HTTP/1.1\r\nHost: api.shop\r\nContent-Length: 43\r\n\r\n" + smuggled, "GET api.shop /x 43"},
+		"GET with a body":            {"GET /x HTTP/1.1\r\nHost: api.shop\r\nContent-Length: 42\r\n\r\n" + smuggled, "GET api.shop /x 42"},
 		"connection names a field":   {"GET /x HTTP/1.1\r\nHost: api.shop\r\nConnection: x-gone\r\nX-Gone: 1\r\n\r\n", "GET api.shop /x 0"},
 		"unknown upgrade":            {"GET /x HTTP/1.1\r\nHost: api.shop\r\nConnection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", "GET api.shop /x 0"},
 	} {
@@ -178,7 +181,6 @@ func testLimits(t *testing.T, d *dataPlane, door func(*testing.T) *client) {
 
 // A head that comes in drops is given ten seconds, however steadily they fall.
 func testSlow(t *testing.T, door func(*testing.T) *client) {
-	t.Parallel()
 	c := door(t)
 	begin := time.Now()
 	c.send("GET / HTTP/1.1\r\nHost: api.shop\r\n")

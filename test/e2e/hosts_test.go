@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -106,6 +107,20 @@ func (d *daemon) kill() {
 	<-d.end
 }
 
+// terminate is what a service manager does.
+func (d *daemon) terminate(t *testing.T) {
+	t.Helper()
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.end:
+		if code := d.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("%v ended with %d after SIGTERM:\n%s", d.cmd.Args, code, d.said())
+		}
+	case <-time.After(10 * time.Second):
+		t.Errorf("%v did not end within 10 s of SIGTERM:\n%s", d.cmd.Args, d.said())
+	}
+}
+
 // says waits until a daemon has logged something.
 func (d *daemon) says(t *testing.T, what string) {
 	t.Helper()
@@ -180,7 +195,8 @@ func TestTwoHosts(t *testing.T) {
 	token, state := b.token("shop/pay", "--ttl", "4s"), shortDir(t)
 	expires := time.Now().Add(4 * time.Second)
 	pay := b.proxy(b.two, hostsControl, token, state)
-	b.proxy(b.one, hostsControl, b.token("shop/cart"), shortDir(t)).says(t, "sidecar is ready")
+	cart := b.proxy(b.one, hostsControl, b.token("shop/cart"), shortDir(t))
+	cart.says(t, "sidecar is ready")
 	b.proxy(b.one, hostsControl, b.token("shop/thief"), shortDir(t)).says(t, "sidecar is ready")
 	pay.says(t, "sidecar is ready")
 
@@ -208,7 +224,7 @@ func TestTwoHosts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.dir, "policy.yaml"), []byte(policy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.control()
+	control = b.control()
 	b.want("403", "200")
 
 	// Without a state an expired token is of no use.
@@ -220,6 +236,8 @@ func TestTwoHosts(t *testing.T) {
 	}
 	stranger.kill()
 	t.Run("crash before delivery", b.crash)
+	cart.terminate(t)
+	control.terminate(t)
 }
 
 // checkKept: what a sidecar keeps is its owner's alone, and is all there.

@@ -181,6 +181,9 @@ func (m *running) stop() {
 		m.t.Errorf("up did not end within 10 s of SIGINT\n%s", m.Log())
 		_ = m.cmd.Process.Kill()
 	}
+	if strings.Contains(m.Log(), "standard output carries more than the object") {
+		m.t.Errorf("standard output is not clean\n%s", m.Log())
+	}
 	if left := descendants(m.State); len(left) > 0 {
 		m.t.Errorf("processes left behind by up (pid %d): %v", pid, left)
 	}

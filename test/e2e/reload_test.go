@@ -182,6 +182,8 @@ func TestReload(t *testing.T) {
 	r := newReload(t)
 	t.Run("workloads", r.workloads)
 	t.Run("ports", r.ports)
+	t.Run("addresses", r.addresses)
+	t.Run("roles", r.roles)
 	t.Run("routes and policies", r.rules)
 	t.Run("broken files", r.broken)
 	t.Run("files being saved", r.saves)
@@ -240,6 +242,48 @@ func (r *reload) ports(t *testing.T) {
 		})
 		r.drum.quiet(t, "a port changed")
 	}
+}
+
+// addresses gives the workload another address and its own again.
+func (r *reload) addresses(t *testing.T) {
+	own := r.a.ip
+	for _, ip := range []string{own + "2", own} {
+		before := r.a.ip
+		r.a.ip = ip
+		r.put("a.yaml", r.a.objects(8080))
+		within(t, "a changed address", func() string {
+			if got := code(t, "http://"+ip+":8080/"); got != "curl 52" && got != "curl 56" {
+				return "the new address gives " + got
+			}
+			if got := code(t, "http://"+before+":8080/"); got != "curl 7" {
+				return "the old address gives " + got
+			}
+			return ""
+		})
+		r.drum.quiet(t, "an address changed")
+	}
+}
+
+// roles lets an inbound and an outbound listener change places, which takes that neither is closed before it is opened.
+func (r *reload) roles(t *testing.T) {
+	for _, port := range []int{8080, 8090, 8080} {
+		text := strings.Replace(r.a.objects(port), "ingress:", fmt.Sprintf("egress:\n  - port: {number: %d, name: p, protocol: HTTP_PROXY}\n    bind: %s\n    hosts: [\"*/*\"]\n  ingress:", 8080+8090-port, r.a.ip), 1)
+		r.put("a.yaml", text)
+		within(t, "listeners in other roles", func() string {
+			if got := code(t, fmt.Sprintf("http://%s:%d/", r.a.ip, port)); got != "curl 52" && got != "curl 56" {
+				return fmt.Sprintf("inbound %d gives %s", port, got)
+			}
+			if got := code(t, "-x", fmt.Sprintf("http://%s:%d", r.a.ip, 8080+8090-port), "http://till.shop/"); got != "200" {
+				return fmt.Sprintf("outbound %d gives %s", 8080+8090-port, got)
+			}
+			return ""
+		})
+	}
+	r.put("a.yaml", r.a.objects(8080))
+	r.answers(t, "afterwards", "/", "a one")
+	r.drum.mu.Lock()
+	r.drum.faults = nil // what a caller sent to a port whose role had just changed was refused
+	r.drum.mu.Unlock()
 }
 
 func (r *reload) rules(t *testing.T) {

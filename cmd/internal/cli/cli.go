@@ -149,6 +149,6 @@ func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: args(cobra.NoArgs),
 		Long: "Print the version of this executable, on one line: the module's, or devel and the commit where it was built from a\ntree.",
-		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), Version()) },
+		Run:  func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), Version()) },
 	}
 }

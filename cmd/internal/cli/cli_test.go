@@ -74,13 +74,13 @@ func TestStateDir(t *testing.T) {
 }
 
 func TestCheckAddress(t *testing.T) {
-	for _, good := range []string{"127.0.0.1:0", "0.0.0.0:15012", "[::1]:1", ":0", "localhost:15012"} {
+	for _, good := range []string{"127.0.0.1:0", "0.0.0.0:15012", "[::1]:1", ":0", "localhost:15012", "a.example:1"} {
 		if err := checkAddress("--a", good); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "x", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "nowhere.example:1", "::1:1"} {
-		if err := checkAddress("--a", bad); err == nil || !strings.Contains(err.Error(), "want IP:PORT") {
+	for _, bad := range []string{"", "x", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "::1:1"} {
+		if err := checkAddress("--a", bad); err == nil || !strings.Contains(err.Error(), "want ADDRESS:PORT") {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

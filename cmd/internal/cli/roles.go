@@ -33,8 +33,8 @@ goes on, one without is quarantined (it denies what it selects), and the log nam
 
 Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 		ValidArgsFunction: directories,
-		Example: `  signetd --state /var/lib/signet --control-address 0.0.0.0:15012 /etc/signet`,
-		Args:    args(cobra.ExactArgs(1)),
+		Example:           `  signetd --state /var/lib/signet --control-address 0.0.0.0:15012 /etc/signet`,
+		Args:              args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
 			cfg.Dir, cfg.Log = a[0], newLog("signet-system.signetd")
 			var err error

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -142,15 +141,12 @@ func checkTTL(d time.Duration) error {
 
 // checkAddress refuses what can't be listened on whatever the machine.
 func checkAddress(flag, address string) error {
-	host, port, err := net.SplitHostPort(address)
+	_, port, err := net.SplitHostPort(address)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
-	if err == nil && host != "" && host != "localhost" {
-		_, err = netip.ParseAddr(host)
-	}
 	if err != nil {
-		return mistake{fmt.Errorf("%s %q: want IP:PORT", flag, address)}
+		return mistake{fmt.Errorf("%s %q: want ADDRESS:PORT", flag, address)}
 	}
 	return nil
 }
@@ -175,7 +171,10 @@ func stateDir(given, trustDomain string) (string, error) {
 
 func newProgram() *cobra.Command {
 	return &cobra.Command{
-		Use: up.RoleProgram, Hidden: true, Args: args(cobra.ExactArgs(1)),
+		Use: up.RoleProgram + " COMMAND", Hidden: true, Args: args(cobra.ExactArgs(1)),
+		Short:   "Run a shell command and end what it leaves running",
+		Long:    "Run a shell command until it ends or SIGTERM comes, and end everything that it started and left running. The exit code\nis the command's, 128 and the signal's number where one ended it.",
+		Example: "  signet role-program 'exec sleep 1'",
 		RunE: func(c *cobra.Command, a []string) error {
 			code, err := supervise.RunProgram(c.Context(), a[0])
 			if err != nil {
@@ -210,7 +209,7 @@ The token carries the hash of the CA's root, so that the sidecar knows whom to t
 first key that presents it, until it expires. Keep it secret: whoever presents it first is the workload.
 The control plane may be running; it need not be restarted.`,
 		Example: `  signet ca token --ttl 10m --state /var/lib/signet shop/cart`,
-		Args: args(cobra.ExactArgs(1)),
+		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
 			namespace, workload, ok := strings.Cut(a[0], "/")
 			if !ok || namespace == "" || workload == "" {

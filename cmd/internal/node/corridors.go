@@ -27,16 +27,19 @@ const retryOpen = time.Second
 type corridors struct {
 	n *Node
 
-	mu       sync.Mutex // guards what follows
-	in       map[netip.AddrPort]*running[*inbound.Listener]
-	out      map[netip.AddrPort]*running[*outbound.Listener]
-	metrics  *running[*http.Server]
-	shown    *shown
-	notify   chan struct{} // closed by the next apply
-	stopped  bool
-	turn     uint64         // counts what apply was given
-	said     string         // the last error of run, which is logged once
-	inFlight sync.WaitGroup // every listener's Run
+	mu  sync.Mutex // guards what follows
+	in  map[netip.AddrPort]*running[*inbound.Listener]
+	out map[netip.AddrPort]*running[*outbound.Listener]
+	// inConfig is what each of in was last given.
+	inConfig  map[netip.AddrPort]*inbound.Config
+	lingering map[netip.AddrPort]*lingerer
+	metrics   *running[*http.Server]
+	shown     *shown
+	notify    chan struct{} // closed by the next apply
+	stopped   bool
+	turn      uint64         // counts what apply was given
+	said      string         // the last error of run, which is logged once
+	inFlight  sync.WaitGroup // every listener's Run
 }
 
 // shown is what Status says of the configuration in force.
@@ -47,23 +50,10 @@ type shown struct {
 	generation string
 }
 
-// running is a listener with the end of its life.
-type running[T any] struct {
-	value T
-	addr  string
-	ln    net.Listener
-	stop  context.CancelFunc
-}
-
-// end closes the socket, now, so that its address is free, and lets what is in flight drain.
-func (r *running[T]) end() {
-	r.stop()
-	_ = r.ln.Close() // its Run may have been quicker
-}
-
 func newCorridors(n *Node) *corridors {
 	return &corridors{n: n, in: map[netip.AddrPort]*running[*inbound.Listener]{},
-		out: map[netip.AddrPort]*running[*outbound.Listener]{}, notify: make(chan struct{})}
+		out: map[netip.AddrPort]*running[*outbound.Listener]{}, inConfig: map[netip.AddrPort]*inbound.Config{},
+		lingering: map[netip.AddrPort]*lingerer{}, notify: make(chan struct{})}
 }
 
 // apply compiles a view and runs on it. On an error nothing has changed. New sockets are opened before anything is swapped,
@@ -95,6 +85,7 @@ func (c *corridors) run(w *compile.Workload) error {
 	clusters := c.n.upstreams.Update(w.Clusters)
 	c.swapInbound(w, clusters, opened)
 	c.swapOutbound(w, clusters, opened)
+	c.judgeLingering(w)
 	if ln := opened[c.metricsAddr(w)]; ln != nil {
 		c.startMetrics(ln, c.metricsAddr(w))
 	}
@@ -138,64 +129,13 @@ func (c *corridors) metricsAddr(w *compile.Workload) netip.AddrPort {
 	return netip.AddrPortFrom(w.Self.Address, MetricsPort)
 }
 
-// open opens every socket that w needs and that is not open yet.
-func (c *corridors) open(w *compile.Workload) (map[netip.AddrPort]net.Listener, error) {
-	opened := map[netip.AddrPort]net.Listener{}
-	need := []netip.AddrPort{}
-	for i := range w.Inbound {
-		if c.in[w.Inbound[i].Bind] == nil {
-			need = append(need, w.Inbound[i].Bind)
-		}
-	}
-	for i := range w.Outbound {
-		if c.out[w.Outbound[i].Bind] == nil {
-			need = append(need, w.Outbound[i].Bind)
-		}
-	}
-	if m := c.metricsAddr(w); c.metrics == nil || c.metrics.addr != m.String() {
-		need = append(need, m)
-	}
-	for _, addr := range need {
-		ln, err := c.listen(addr)
-		if err != nil {
-			for _, o := range opened {
-				o.Close()
-			}
-			return nil, err
-		}
-		opened[addr] = ln
-	}
-	return opened, nil
-}
-
-// listen opens a listener. An address that this sidecar itself listens on, in another role, is handed over without being
-// closed in between.
-func (c *corridors) listen(addr netip.AddrPort) (net.Listener, error) {
-	var held net.Listener
-	switch {
-	case c.in[addr] != nil:
-		held = c.in[addr].ln
-	case c.out[addr] != nil:
-		held = c.out[addr].ln
-	case c.metrics != nil && c.metrics.addr == addr.String():
-		held = c.metrics.ln
-	default:
-		return listen(addr.String())
-	}
-	file, err := held.(*net.TCPListener).File()
-	if err != nil {
-		return nil, fmt.Errorf("taking listener %s over: %w", addr, err)
-	}
-	defer file.Close()
-	return net.FileListener(file)
-}
-
 func (c *corridors) swapInbound(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
 	keep := map[netip.AddrPort]bool{}
 	for i := range w.Inbound {
 		p := &w.Inbound[i]
 		keep[p.Bind] = true
 		conf := inboundConfig(w, p, clusters)
+		c.inConfig[p.Bind] = conf
 		if r := c.in[p.Bind]; r != nil {
 			r.value.Swap(conf)
 			continue
@@ -203,7 +143,11 @@ func (c *corridors) swapInbound(w *compile.Workload, clusters map[string]*upstre
 		l := inbound.New(opened[p.Bind], c.n.rotator, c.n.recorder, conf)
 		c.in[p.Bind] = &running[*inbound.Listener]{value: l, addr: p.Bind.String(), ln: opened[p.Bind], stop: c.start(l.Run)}
 	}
-	prune(c.in, keep)
+	needed := map[netip.AddrPort]bool{}
+	for addr := range opened {
+		needed[addr] = true
+	}
+	c.pruneInbound(keep, needed)
 }
 
 func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
@@ -220,27 +164,6 @@ func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstr
 		c.out[o.Bind] = &running[*outbound.Listener]{value: l, addr: o.Bind.String(), ln: opened[o.Bind], stop: c.start(l.Run)}
 	}
 	prune(c.out, keep)
-}
-
-// prune stops the listeners that no configuration names any more; they drain by themselves.
-func prune[T any](all map[netip.AddrPort]*running[T], keep map[netip.AddrPort]bool) {
-	for addr, r := range all {
-		if !keep[addr] {
-			r.end()
-			delete(all, addr)
-		}
-	}
-}
-
-// start runs a listener until its stop is called.
-func (c *corridors) start(run func(context.Context) error) context.CancelFunc {
-	ctx, cancel := context.WithCancel(c.n.life)
-	c.inFlight.Go(func() {
-		if err := run(ctx); err != nil {
-			c.n.cfg.Log.Error("listener ended", "error", err)
-		}
-	})
-	return cancel
 }
 
 func inboundConfig(w *compile.Workload, p *compile.Inbound, clusters map[string]*upstream.Cluster) *inbound.Config {
@@ -364,6 +287,9 @@ func (c *corridors) stop() {
 	c.stopped = true
 	prune(c.in, nil)
 	prune(c.out, nil)
+	for addr := range c.lingering {
+		c.endLingering(addr)
+	}
 	if c.metrics != nil {
 		c.metrics.end()
 	}

@@ -20,7 +20,7 @@ import (
 
 const (
 	// linger is how long the sidecar of a workload that is gone serves on: by then no other sidecar sends it anything.
-	linger = time.Second
+	linger = 500 * time.Millisecond
 	// replaceGrace is how long a sidecar may take to end whose workload has another identity now: the new one waits.
 	replaceGrace = time.Second
 	// absentRetry is how often an address that this machine doesn't have is looked for.
