@@ -34,6 +34,7 @@ func at(t *testing.T, proxy string, args ...string) string {
 
 // TestStandaloneModel goes through the model line by line: ports, binds, default endpoints, visibility.
 func TestStandaloneModel(t *testing.T) {
+	t.Parallel()
 	ip, socket := addr(), filepath.Join(shortDir(t), "p.sock")
 	own, v6, egressPort, absent := freePort(t), freePort(t), freePort(t), freePort(t)
 	serveOn(t, "unix", socket, "unix")
@@ -117,6 +118,7 @@ egress: [{hosts: ["./number.garden"]}]`),
 
 // TestOutboundTrafficPolicy has callers under each policy, and what no policy allows.
 func TestOutboundTrafficPolicy(t *testing.T) {
+	t.Parallel()
 	ip := addr()
 	outside, nowhere := echo(t, nil), freePort(t)
 	caller := func(n int, name, spec string) string {
@@ -201,6 +203,7 @@ func differs(got, want string) string {
 
 // TestIPv6 has workloads whose address is IPv6's loopback.
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	ip := addr()
 	m := up(t, map[string]string{"mesh.yaml": objects(strict,
 		entry("six/caller", ip+"10", "caller", "app: caller", ""),

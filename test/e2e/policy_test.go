@@ -107,6 +107,7 @@ func allow(rules string) string { return selecting("p", "ALLOW", rules) }
 func deny(rules string) string  { return selecting("p", "DENY", rules) }
 
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, "")
 	for _, c := range []struct {
 		name     string
@@ -209,6 +210,7 @@ func TestPolicies(t *testing.T) {
 
 // TestDenialIsExplained reads the answer and the log of what policies decide.
 func TestDenialIsExplained(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, "")
 	v.set(t, selecting("gate", "DENY", "- to: [{operation: {paths: [/never]}}]\n- to: [{operation: {paths: [/no]}}]"),
 		selecting("door", "ALLOW", "- from: [{source: {namespaces: [alpha]}}]"), selecting("watch", "AUDIT", "- to: [{operation: {paths: [/seen]}}]"))
@@ -256,6 +258,7 @@ func TestPolicyFollows(t *testing.T) {
 var ambiguous = []string{"/admin", "/admin/x", "//admin", "/%61dmin", "/x/../admin", "/./admin", "/x%2F..%2Fadmin", "/%2Fadmin", "/x/%2e%2e/admin"}
 
 func TestPaths(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, "")
 	v.set(t, deny(`- to: [{operation: {paths: ["/admin*"]}}]`))
 	for _, p := range ambiguous {
@@ -281,6 +284,7 @@ func TestPaths(t *testing.T) {
 
 // TestNormalizations shows what the program gets in each mode of MeshConfig.pathNormalization, changed while the mesh runs.
 func TestNormalizations(t *testing.T) {
+	t.Parallel()
 	v := newVault(t, "")
 	v.set(t, deny(`- to: [{operation: {paths: ["/admin*"]}}]`))
 	for _, mode := range []struct {
@@ -321,6 +325,7 @@ func meshConfig(text string) string {
 
 // TestSecureNaming has endpoints that are not who they should be.
 func TestSecureNaming(t *testing.T) {
+	t.Parallel()
 	ip := addr()
 	service := func(name, spec string) string {
 		return networkingObject("ServiceEntry", "bank/"+name, "hosts: ["+name+".example]\nports: [{number: 80, name: http, protocol: HTTP, targetPort: 8443}]\nresolution: STATIC\n"+spec)

@@ -87,7 +87,25 @@ func TestProcfile(t *testing.T) {
 	if now := c.running("sleep 8881"); now != keeper {
 		t.Errorf("an entry that did not change was restarted: process %d, now %d", keeper, now)
 	}
-	// The keeper of a program is killed: nothing of the program is left beside the new one.
+	killedKeeper(t, c, procfile)
+	if err := os.Remove(filepath.Join(dir, "Procfile")); err != nil {
+		t.Fatal(err)
+	}
+	lacks("sleep 8887")
+	lacks("sleep 8881")
+	if wrong := filepath.Join(dir, "wrong"); fileExists(wrong) {
+		t.Error("half an entry was run")
+	}
+	if out := c.out.String(); strings.Count(out, "\n") != 1 {
+		t.Errorf("standard output: %q", out)
+	}
+	_ = c.Process.Signal(syscall.SIGINT)
+	c.gone(10 * time.Second)
+}
+
+// killedKeeper kills the process that looks after a program: nothing of the program is left beside the new one.
+func killedKeeper(t *testing.T, c *marked, procfile func(string)) {
+	t.Helper()
 	procfile("tree: setsid sh -c 'sleep 8886 & wait' & exec sleep 8887\n")
 	c.running("sleep 8886")
 	first := c.running("sleep 8887")
@@ -109,19 +127,6 @@ func TestProcfile(t *testing.T) {
 		}
 		return ""
 	})
-	if err := os.Remove(filepath.Join(dir, "Procfile")); err != nil {
-		t.Fatal(err)
-	}
-	lacks("sleep 8887")
-	lacks("sleep 8881")
-	if wrong := filepath.Join(dir, "wrong"); fileExists(wrong) {
-		t.Error("half an entry was run")
-	}
-	if out := c.out.String(); strings.Count(out, "\n") != 1 {
-		t.Errorf("standard output: %q", out)
-	}
-	_ = c.Process.Signal(syscall.SIGINT)
-	c.gone(10 * time.Second)
 }
 
 // TestAddresses has workloads whose addresses are not there or not free.

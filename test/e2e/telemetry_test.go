@@ -77,6 +77,7 @@ workloadSelector: {labels: {app: sink}}`),
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	m := observatory(t, "")
 	probe, monk, sink := m.workload("lab/probe"), m.workload("lab/monk"), m.workload("store/sink")
 	proxy := "http://" + probe.Outbound
@@ -222,6 +223,7 @@ func jsonLine(log, workload string) string {
 }
 
 func TestTraceContext(t *testing.T) {
+	t.Parallel()
 	m := observatory(t, "")
 	proxy := "http://" + m.workload("lab/probe").Outbound
 	out, _ := curl(t, "-x", proxy, "http://sink.example/fresh")

@@ -31,6 +31,7 @@ func sidecarFile(spec string) string {
 
 // TestValidateRefuses reads one file at a time: what is refused is named with its place and its field, and the exit code is 2.
 func TestValidateRefuses(t *testing.T) {
+	t.Parallel()
 	object := "VirtualService n/r: spec.http[0]."
 	for name, c := range map[string]struct{ text, place, want string }{
 		"broken YAML":         {"kind: [", "1", "broken YAML"},
@@ -112,6 +113,7 @@ func TestValidateRefuses(t *testing.T) {
 
 // TestValidateTakes reads what is good, or at most dropped by name.
 func TestValidateTakes(t *testing.T) {
+	t.Parallel()
 	good := map[string][]string{ // with the warnings it must give
 		vs("{" + to + "}"): nil,
 		vs("{headers: {request: {set: {\":authority\": b.example, x-share: \"100%%\"}}}, " + to + "}"): nil,
@@ -148,6 +150,7 @@ func TestValidateTakes(t *testing.T) {
 
 // TestValidateDirectory judges references: they may not dangle in a whole directory.
 func TestValidateDirectory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	save := func(name, text string) {
 		t.Helper()

@@ -40,13 +40,7 @@ Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or
 	return root
 }
 
-func newUp() *cobra.Command {
-	var cfg up.Config
-	var output string
-	c := &cobra.Command{
-		Use:   "up DIR",
-		Short: "Run a whole mesh on this machine",
-		Long: `Run the mesh that DIR describes: a control plane (CA and configuration discovery), one sidecar process
+const upHelp = `Run the mesh that DIR describes: a control plane (CA and configuration discovery), one sidecar process
 for each WorkloadEntry with a service account, and the programs of DIR/Procfile.
 
 DIR holds Istio's objects in *.yaml (WorkloadEntry, ServiceEntry, Sidecar, VirtualService,
@@ -74,7 +68,15 @@ Ctrl-C (or SIGTERM) ends all of it within ten seconds; a second Ctrl-C at once. 
 either way, nor after a kill -9.
 
 Exit codes: 0 it was asked to end, 1 a failure (a port or the state directory is taken), 2 a mistake in
-flags, files or objects; nothing was started then.`,
+flags, files or objects; nothing was started then.`
+
+func newUp() *cobra.Command {
+	var cfg up.Config
+	var output string
+	c := &cobra.Command{
+		Use:   "up DIR",
+		Short: "Run a whole mesh on this machine",
+		Long:  upHelp,
 		Example: `  signet up deploy/demo
   signet up --trust-domain shop.example --control-address 127.0.0.1:0 -o json ./mesh`,
 		Args:              args(cobra.ExactArgs(1)),
