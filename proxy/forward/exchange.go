@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"time"
 
@@ -176,37 +175,6 @@ func (x *Exchange) converse(u *upstream.Conn, p *Plan, deadline time.Time) resul
 	return x.broken(u, err)
 }
 
-// parting is an attempt whose request was not taken whole: the server may have answered before it closed.
-func (x *Exchange) parting(u *upstream.Conn, cause error) result {
-	n, w, err := x.await(u, time.Now().Add(partingTime))
-	if err != nil {
-		return x.broken(u, cause)
-	}
-	x.Resp.Close = true
-	return result{held: u, n: n, w: w}
-}
-
-// broken is an attempt whose connection ended before a byte of the response.
-func (x *Exchange) broken(u *upstream.Conn, err error) result {
-	reused := u.Reused()
-	if !reused && refusedByPeer(err) {
-		u.Discard()
-		return result{fail: proxy.Fail(proxy.UpstreamConnect, "", err), outcome: route.Outcome{ConnectFailure: true}}
-	}
-	u.Discard()
-	if x.live.over() {
-		return result{fail: proxy.Fail(proxy.DownstreamGone, "", err)}
-	}
-	return result{fail: proxy.Fail(proxy.UpstreamReset, "", err), outcome: route.Outcome{Reset: true, Stale: reused}}
-}
-
-// refusedByPeer says that the server did not take our certificate: in TLS 1.3 that shows only after the client's side of the
-// handshake is done.
-func refusedByPeer(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error"
-}
-
 // destination is the endpoint's party, or on the inbound side the workload itself.
 func (x *Exchange) destination(ep *upstream.Endpoint) *proxy.Party {
 	if d := ep.Party(); d != nil {
@@ -310,15 +278,4 @@ func (x *Exchange) interim() bool {
 	x.Resp.Close = false
 	x.out = http1.AppendResponse(x.out[:0], &x.Resp)
 	return x.write(x.out)
-}
-
-// half is what both *net.TCPConn and *tls.Conn can do.
-type half interface{ CloseWrite() error }
-
-func closeWrite(c net.Conn) {
-	if h, ok := c.(half); ok {
-		_ = h.CloseWrite()
-		return
-	}
-	_ = c.Close()
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/http1"
-	"github.com/signet-mesh/signet/proxy/socket"
 )
 
 // New prepares an exchange for a connection whose first bytes, preread, were already taken off it.
@@ -295,37 +294,4 @@ func (x *Exchange) skipBody() bool {
 	x.r += int(x.Req.Length)
 	x.consumed = true
 	return true
-}
-
-// linger drains what the client still sends after an answer that closes, so that the answer is not lost to a reset.
-func (x *Exchange) linger() {
-	if !x.answered || x.live.over() || x.Req.Close && !x.unread && x.r == x.w {
-		return
-	}
-	if h, ok := x.Conn.(half); !ok || h.CloseWrite() != nil {
-		return
-	}
-	_ = x.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	buf := bigBuffers.Get().(*[]byte)
-	defer bigBuffers.Put(buf)
-	for !x.live.over() {
-		if _, err := x.Conn.Read(*buf); err != nil {
-			return
-		}
-	}
-}
-
-// sever closes a connection so that its peer sees a reset, and nothing that could be taken for a proper end.
-func sever(c net.Conn) {
-	for {
-		inner, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		c = inner.NetConn()
-	}
-	if t := socket.TCP(c); t != nil {
-		_ = t.SetLinger(0)
-	}
-	_ = c.Close()
 }
