@@ -12,7 +12,11 @@ import (
 )
 
 // parting is an attempt whose request was not taken whole: the server may have answered before it closed.
+// On a reused connection what is there to read may be older than the request.
 func (x *Exchange) parting(u *upstream.Conn, cause error) result {
+	if u.Reused() {
+		return x.broken(u, cause)
+	}
 	n, w, err := x.await(u, time.Now().Add(partingTime))
 	if err != nil {
 		return x.broken(u, cause)

@@ -26,7 +26,7 @@ import (
 const (
 	headTimeout   = 10 * time.Second       // from the first byte of a request head to its last
 	idleTimeout   = time.Hour              // between requests (Istio's default for HTTP connections)
-	streamIdle    = 5 * time.Minute        // without a byte in either direction of a body (Envoy's stream_idle_timeout)
+	streamIdle    = time.Hour              // without a byte in either direction of a body: quiet streams live, as Istio leaves them
 	upstreamWatch = 2 * time.Second        // how long an upstream is waited for before the client is watched too
 	halfClosed    = 5 * time.Second        // how long a client that closed its sending side may wait for an upstream that is silent
 	stalled       = 10 * time.Minute       // how long a receiver may take nothing before its connection is given up

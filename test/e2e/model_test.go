@@ -36,7 +36,7 @@ func at(t *testing.T, proxy string, args ...string) string {
 func TestStandaloneModel(t *testing.T) {
 	t.Parallel()
 	ip, socket := addr(), filepath.Join(shortDir(t), "p.sock")
-	own, v6, egressPort, absent := freePort(t), freePort(t), freePort(t), freePort(t)
+	own, v6, egressPort, absent := quietPort(t), quietPort(t), quietPort(t), quietPort(t)
 	serveOn(t, "unix", socket, "unix")
 	serveOn(t, "tcp", fmt.Sprintf("%s20:%d", ip, own), "own")
 	serveOn(t, "tcp", fmt.Sprintf("[::1]:%d", v6), "v6")
@@ -120,7 +120,7 @@ egress: [{hosts: ["./number.garden"]}]`),
 func TestOutboundTrafficPolicy(t *testing.T) {
 	t.Parallel()
 	ip := addr()
-	outside, nowhere := echo(t, nil), freePort(t)
+	outside, nowhere := echo(t, nil), quietPort(t)
 	caller := func(n int, name, spec string) string {
 		return entry("way/"+name, fmt.Sprint(ip, n), name, "app: "+name, "") + "\n---" + networkingObject("Sidecar", "way/"+name, "workloadSelector: {labels: {app: "+name+"}}\n"+spec)
 	}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"regexp"
@@ -132,6 +133,20 @@ func stream(t *testing.T, name string) (port int) {
 		}
 	}()
 	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// quietPort is a port of 127.0.0.1 that is free and that no connection and no listener of port 0 takes by chance.
+func quietPort(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := 16000 + rand.IntN(14000)
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			ln.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
 }
 
 // say sends one line over a fresh TCP connection and returns what comes back, "" when the connection is closed instead.

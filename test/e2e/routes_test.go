@@ -16,7 +16,7 @@ func trade(t *testing.T, s *script, routes string) *running {
 workloadSelector: {labels: {app: rates, version: %[1]s}}
 ingress: [{port: {number: 9001, name: http, protocol: HTTP}, defaultEndpoint: "127.0.0.1:%[2]d"}]`, version, s.program(t, version)))
 	}
-	live, dead := s.program(t, "plain"), freePort(t)
+	live, dead := s.program(t, "plain"), quietPort(t)
 	return up(t, map[string]string{"mesh.yaml": objects(strict,
 		entry("trade/desk", ip+"10", "desk", "app: desk, tier: gold", ""),
 		entry("office/clerk", ip+"11", "clerk", "app: clerk", ""),

@@ -39,6 +39,7 @@ type corridors struct {
 	stopped   bool
 	turn      uint64         // counts what apply was given
 	said      string         // the last error of run, which is logged once
+	warned    []string       // the warnings of the configuration that runs
 	inFlight  sync.WaitGroup // every listener's Run
 }
 
@@ -92,9 +93,7 @@ func (c *corridors) run(w *compile.Workload) error {
 	c.n.recorder.SetAccessLog(accessLog(w.Settings))
 	c.retain(w, clusters)
 	c.show(w)
-	for _, warning := range w.Warnings {
-		c.n.cfg.Log.Warn("configuration refers to what is not there", "detail", warning)
-	}
+	c.warn(w.Warnings)
 	close(c.notify)
 	c.notify = make(chan struct{})
 	return nil
@@ -237,6 +236,16 @@ func (c *corridors) startMetrics(ln net.Listener, addr netip.AddrPort) {
 		return nil
 	})
 	c.metrics = &running[*http.Server]{value: srv, addr: addr.String(), ln: ln, stop: stop}
+}
+
+// warn logs what the configuration before did not warn of.
+func (c *corridors) warn(warnings []string) {
+	for _, w := range warnings {
+		if !slices.Contains(c.warned, w) {
+			c.n.cfg.Log.Warn("configuration refers to what is not there", "detail", w)
+		}
+	}
+	c.warned = warnings
 }
 
 func (c *corridors) show(w *compile.Workload) {
