@@ -97,8 +97,7 @@ func TestConnectIsNotForwarded(t *testing.T) {
 
 func TestNoPermitNoForwarding(t *testing.T) {
 	addr, conns := answering(t, hello)
-	var r *rig
-	r = newRig(t, addr, func(r *rig) {
+	r := newRig(t, addr, func(r *rig) {
 		r.handle = func(x *Exchange) *proxy.Failure { return x.Forward(authz.Permit{}, &Plan{Cluster: r.cluster}) }
 	})
 	c := r.dial()

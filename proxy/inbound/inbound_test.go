@@ -43,7 +43,6 @@ type door struct {
 	l       *Listener
 	addr    string
 	program string // address of the program
-	cluster *upstream.Cluster
 	conf    Config
 
 	mu      sync.Mutex

@@ -49,7 +49,7 @@ func (p policy) balance() (upstream.Policy, error) {
 	switch s := p.balancer.GetSimple(); s {
 	case networking.LoadBalancerSettings_UNSPECIFIED, networking.LoadBalancerSettings_LEAST_REQUEST:
 		return upstream.LeastRequest, nil
-	//lint:ignore SA1019 the old name of LEAST_REQUEST, which people still have
+	// LEAST_CONN is the old name of LEAST_REQUEST, which people still have.
 	case networking.LoadBalancerSettings_LEAST_CONN:
 		return upstream.LeastRequest, nil
 	case networking.LoadBalancerSettings_ROUND_ROBIN:

@@ -13,12 +13,11 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "plain:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "plain:", run())
+	os.Exit(1)
 }
 
+// run serves until accepting fails, and says why.
 func run() error {
 	f := flag.NewFlagSet("plain in|out", flag.ExitOnError)
 	listen := f.String("listen", "", "IP:PORT to accept on")
