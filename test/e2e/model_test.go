@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// serveOn runs an HTTP program on an address of its own; it answers with its name.
-func serveOn(t *testing.T, network, address, name string) {
+// serveOn runs an HTTP program on an address of its own; it answers with its name. It gives the port, 0 of a Unix socket.
+func serveOn(t *testing.T, network, address, name string) int {
 	t.Helper()
 	ln, err := net.Listen(network, address)
 	if err != nil {
@@ -20,6 +20,10 @@ func serveOn(t *testing.T, network, address, name string) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "program: %s\n", name) })}
 	go srv.Serve(ln)
 	t.Cleanup(func() { srv.Close() })
+	if a, ok := ln.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
 }
 
 // at is the body that a URL gives through a proxy, or the status and what went wrong.
@@ -35,12 +39,9 @@ func at(t *testing.T, proxy string, args ...string) string {
 // TestStandaloneModel goes through the model line by line: ports, binds, default endpoints, visibility.
 func TestStandaloneModel(t *testing.T) {
 	t.Parallel()
-	ip, socket := addr(), filepath.Join(shortDir(t), "p.sock")
-	own, v6, egressPort, absent := quietPort(t), quietPort(t), quietPort(t), quietPort(t)
+	ip, socket, egressPort := addr(), filepath.Join(shortDir(t), "p.sock"), quietPort(t)
 	serveOn(t, "unix", socket, "unix")
-	serveOn(t, "tcp", fmt.Sprintf("%s20:%d", ip, own), "own")
-	serveOn(t, "tcp", fmt.Sprintf("[::1]:%d", v6), "v6")
-	serveOn(t, "tcp", fmt.Sprintf("127.0.0.1:%d", absent), "absent")
+	own, v6, absent := serveOn(t, "tcp", ip+"20:0", "own"), serveOn(t, "tcp", "[::1]:0", "v6"), serveOn(t, "tcp", "127.0.0.1:0", "absent")
 	plain, words := newScript().program(t, "plain"), stream(t, "words")
 	ingress := func(number int, name, protocol, more string) string {
 		return fmt.Sprintf("\n- {port: {number: %d, name: %s, protocol: %s}%s}", number, name, protocol, more)

@@ -139,7 +139,7 @@ func stream(t *testing.T, name string) (port int) {
 func quietPort(t *testing.T) int {
 	t.Helper()
 	for range 1000 {
-		port := 16000 + rand.IntN(14000)
+		port := 10000 + rand.IntN(4900)
 		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			ln.Close()
 			return port

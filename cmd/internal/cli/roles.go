@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,6 +60,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 				enc := json.NewEncoder(os.NewFile(uintptr(readyFD), "ready"))
 				cfg.OnWorkloads = func(w []plane.Workload) { _ = enc.Encode(w) }
 			}
+			collectLess()
 			return plane.New(cfg).Run(c.Context())
 		},
 	}
@@ -73,6 +75,15 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 	_ = f.MarkHidden("listen-fd")
 	_ = f.MarkHidden("ready-fd")
 	return c
+}
+
+// collectLess lets the heap grow to five times what lives before it is collected, where GOGC does not say otherwise. An
+// issuance leaves some 40 KiB of garbage and the control plane keeps a few MiB alive: at Go's default the collector takes a
+// tenth of the CPU of a busy CA.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 }
 
 func openListener(address string, fd int) (net.Listener, error) {
