@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
+	"github.com/signet-mesh/signet/cmd/internal/cli/sidecar"
 )
 
-func main() { os.Exit(cli.Main(cli.Proxy())) }
+func main() { os.Exit(cli.Main(sidecar.Command())) }

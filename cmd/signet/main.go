@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
+	"github.com/signet-mesh/signet/cmd/internal/cli/tool"
 )
 
-func main() { os.Exit(cli.Main(cli.Signet())) }
+func main() { os.Exit(cli.Main(tool.Command())) }

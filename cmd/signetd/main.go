@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
+	"github.com/signet-mesh/signet/cmd/internal/cli/control"
 )
 
-func main() { os.Exit(cli.Main(cli.Signetd())) }
+func main() { os.Exit(cli.Main(control.Command())) }

@@ -54,7 +54,10 @@ var floors = []row{
 	{"cmd/internal/node", "5b", ""},
 	{"cmd/internal/plane", "5b", ""},
 	{"cmd/internal/up", "5c", "runs node and plane as processes and speaks node's status"},
-	{"cmd/internal/cli", "5d", "the commands of all three executables, each written once; mounts node, plane and up"},
+	{"cmd/internal/cli", "5a", "what the commands share: exit codes, flags, directories"},
+	{"cmd/internal/cli/control", "5c", "signetd's command, mounted by signetd and signet"},
+	{"cmd/internal/cli/sidecar", "5c", "signet-proxy's command, mounted by signet-proxy and signet; links no CA"},
+	{"cmd/internal/cli/tool", "5d", "signet's command; mounts the others and runs up"},
 
 	{"cmd/signet", "6", ""},
 	{"cmd/signetd", "6", ""},

@@ -1,5 +1,6 @@
-// Package cli holds the commands of the three executables. signet, signetd and signet-proxy are the same code under other
-// names: a command is built here once and mounted where it belongs.
+// Package cli holds what the commands of the three executables share. signet, signetd and signet-proxy are the same code under
+// other names: a command is built once, in a package below this one, and mounted where it belongs, so that an executable
+// links only what it does.
 package cli
 
 import (
@@ -17,8 +18,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/signet-mesh/signet/cmd/internal/up"
 )
 
 // Exit codes of all executables.
@@ -33,8 +32,17 @@ type mistake struct{ error }
 
 func (m mistake) Unwrap() error { return m.error }
 
+// ExitCode is what Main ends with. Errors of other packages may have one as well.
+func (m mistake) ExitCode() int { return ExitMistake }
+
+// Mistake marks an error as the caller's: nothing was started, and the exit code is 2.
+func Mistake(err error) error { return mistake{err} }
+
 // exit is an error that has said what it has to say and only sets the code.
 type exit struct{ code int }
+
+// Exit is an error for an exit code alone: nothing is printed for it.
+func Exit(code int) error { return exit{code} }
 
 func (e exit) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
@@ -59,15 +67,9 @@ func Main(root *cobra.Command) int {
 		return code.code
 	}
 	fmt.Fprintf(os.Stderr, "%s: %v\n", root.Name(), err)
-	var m mistake
-	var refused *up.RefusedError
-	var procfile *up.ProcfileError
-	var control *up.ControlError
-	switch {
-	case errors.As(err, &m), errors.As(err, &refused), errors.As(err, &procfile):
-		return ExitMistake
-	case errors.As(err, &control) && control.Code == ExitMistake:
-		return ExitMistake
+	var own interface{ ExitCode() int }
+	if errors.As(err, &own) {
+		return own.ExitCode()
 	}
 	return ExitFailure
 }
@@ -95,8 +97,8 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// args wraps cobra's check of positional arguments so that what is wrong is a mistake.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+// Args wraps cobra's check of positional arguments so that what is wrong is a mistake.
+func Args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, a []string) error {
 		if err := check(c, a); err != nil {
 			return mistake{fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())}
@@ -123,9 +125,9 @@ func Version() string {
 	return v
 }
 
-// stateHome is where state goes by default: $XDG_STATE_HOME, else ~/.local/state. A path that is not absolute does not count
+// StateHome is where state goes by default: $XDG_STATE_HOME, else ~/.local/state. A path that is not absolute does not count
 // (XDG Base Directory Specification).
-func stateHome() (string, error) {
+func StateHome() (string, error) {
 	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "signet"), nil
 	}
@@ -136,8 +138,8 @@ func stateHome() (string, error) {
 	return filepath.Join(home, ".local", "state", "signet"), nil
 }
 
-// newLog is what every process logs to: text on standard error, each line naming the workload that speaks.
-func newLog(workload string) *slog.Logger {
+// NewLog is what every process logs to: text on standard error, each line naming the workload that speaks.
+func NewLog(workload string) *slog.Logger {
 	l := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if workload != "" {
 		l = l.With("workload", workload)
@@ -145,9 +147,10 @@ func newLog(workload string) *slog.Logger {
 	return l
 }
 
-func newVersion() *cobra.Command {
+// NewVersion is the command that prints Version.
+func NewVersion() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: args(cobra.NoArgs),
+		Use: "version", Short: "Print the version", Args: Args(cobra.NoArgs),
 		Long: "Print the version of this executable, on one line: the module's, or devel and the commit where it was built from a\ntree.",
 		Run:  func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), Version()) },
 	}

@@ -34,6 +34,14 @@ func (e *ControlError) Error() string {
 	return "starting the control plane: " + e.State + " (its reason is above)"
 }
 
+// ExitCode is 2 if the control plane says that it is the caller's mistake.
+func (e *ControlError) ExitCode() int {
+	if e.Code == 2 {
+		return 2
+	}
+	return 1
+}
+
 // keepControl runs the control plane on the one listening socket, which outlives its restarts. told gets each list of
 // workloads that it writes; the first means that it serves.
 func (u *up) keepControl(ctx context.Context, told chan<- []plane.Workload) error {

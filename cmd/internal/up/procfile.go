@@ -86,3 +86,6 @@ type ProcfileError struct{ text string }
 
 // Error implements error.
 func (e *ProcfileError) Error() string { return e.text }
+
+// ExitCode marks it as the caller's mistake.
+func (e *ProcfileError) ExitCode() int { return 2 }

@@ -49,6 +49,9 @@ func (e *RefusedError) Error() string {
 	return s
 }
 
+// ExitCode marks it as the caller's mistake.
+func (e *RefusedError) ExitCode() int { return 2 }
+
 // endWithin is how long all processes together may take to end; what is left then is killed.
 const endWithin = 8 * time.Second
 

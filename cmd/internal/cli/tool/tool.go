@@ -1,24 +1,21 @@
-package cli
+// Package tool is the person's command: signet.
+package tool
 
 import (
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/signet-mesh/signet/ca/attest"
+	"github.com/signet-mesh/signet/cmd/internal/cli"
+	"github.com/signet-mesh/signet/cmd/internal/cli/control"
+	"github.com/signet-mesh/signet/cmd/internal/cli/sidecar"
 	"github.com/signet-mesh/signet/cmd/internal/supervise"
 	"github.com/signet-mesh/signet/cmd/internal/up"
-	"github.com/signet-mesh/signet/identity"
 )
 
-// Signet is the person's tool.
-func Signet() *cobra.Command {
+// Command is signet.
+func Command() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "signet",
 		Short: "Mutual TLS, identities and access policies for the programs of this machine or mesh",
@@ -29,14 +26,14 @@ applied on that same path.
 Start with:   signet up deploy/demo
 
 Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or objects.`,
-		Args: args(cobra.NoArgs),
+		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	control := Signetd()
-	control.Use, control.Hidden = up.RoleControl+" DIR", true
-	sidecar := Proxy()
-	sidecar.Use, sidecar.Hidden = up.RoleSidecar, true
-	root.AddCommand(newUp(), newValidate(), newCA(), newVersion(), control, sidecar, newProgram())
+	plane := control.Command()
+	plane.Use, plane.Hidden = up.RoleControl+" DIR", true
+	proxy := sidecar.Command()
+	proxy.Use, proxy.Hidden = up.RoleSidecar, true
+	root.AddCommand(newUp(), newValidate(), newCA(), cli.NewVersion(), plane, proxy, newProgram())
 	return root
 }
 
@@ -79,33 +76,33 @@ func newUp() *cobra.Command {
 		Long:  upHelp,
 		Example: `  signet up deploy/demo
   signet up --trust-domain shop.example --control-address 127.0.0.1:0 -o json ./mesh`,
-		Args:              args(cobra.ExactArgs(1)),
-		ValidArgsFunction: directories,
+		Args:              cli.Args(cobra.ExactArgs(1)),
+		ValidArgsFunction: cli.Directories,
 		RunE: func(c *cobra.Command, a []string) error {
 			var err error
-			cfg.Dir, cfg.Stdout, cfg.Stderr, cfg.Log = a[0], c.OutOrStdout(), os.Stderr, newLog("signet-system.up")
+			cfg.Dir, cfg.Stdout, cfg.Stderr, cfg.Log = a[0], c.OutOrStdout(), os.Stderr, cli.NewLog("signet-system.up")
 			switch output {
 			case "", "table":
 			case "json":
 				cfg.JSON = true
 			default:
-				return mistake{fmt.Errorf("--output %q: want table or json\nSee 'signet up --help'", output)}
+				return cli.Mistake(fmt.Errorf("--output %q: want table or json\nSee 'signet up --help'", output))
 			}
-			if cfg.State, err = stateDir(cfg.State, cfg.TrustDomain); err != nil {
+			if cfg.State, err = cli.StateDir(cfg.State, cfg.TrustDomain); err != nil {
 				return err
 			}
 			if cfg.Executable, err = os.Executable(); err != nil {
 				return fmt.Errorf("finding this executable: %w", err)
 			}
 			if st, err := os.Stat(cfg.Dir); err != nil {
-				return mistake{err}
+				return cli.Mistake(err)
 			} else if !st.IsDir() {
-				return mistake{fmt.Errorf("%s is not a directory", cfg.Dir)}
+				return cli.Mistake(fmt.Errorf("%s is not a directory", cfg.Dir))
 			}
-			if err := checkTTL(cfg.TTL); err != nil {
+			if err := cli.CheckTTL(cfg.TTL); err != nil {
 				return err
 			}
-			if err := checkAddress("--control-address", cfg.ControlAddress); err != nil {
+			if err := cli.CheckAddress("--control-address", cfg.ControlAddress); err != nil {
 				return err
 			}
 			if err := supervise.EndWithParent(); err != nil {
@@ -124,56 +121,9 @@ func newUp() *cobra.Command {
 	return c
 }
 
-// directories completes one argument with the names of directories.
-func directories(_ *cobra.Command, a []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(a) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return nil, cobra.ShellCompDirectiveFilterDirs
-}
-
-// checkTTL refuses lifetimes that the CA would refuse or that rotation can't keep up with.
-func checkTTL(d time.Duration) error {
-	const least, most = 5 * time.Second, 90 * 24 * time.Hour
-	if d != 0 && (d < least || d > most) {
-		return mistake{fmt.Errorf("--workload-cert-ttl %s: want between %s and %s", d, least, most)}
-	}
-	return nil
-}
-
-// checkAddress refuses what can't be listened on whatever the machine.
-func checkAddress(flag, address string) error {
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return mistake{fmt.Errorf("%s %q: want ADDRESS:PORT", flag, address)}
-	}
-	return nil
-}
-
-// stateDir is the absolute path of the state directory, which the trust domain names where none is given.
-func stateDir(given, trustDomain string) (string, error) {
-	if _, err := identity.ControlPlane(trustDomain); err != nil {
-		return "", mistake{fmt.Errorf("--trust-domain %q: want a SPIFFE trust domain such as cluster.local: %w", trustDomain, err)}
-	}
-	if strings.Trim(trustDomain, ".") == "" && given == "" {
-		return "", mistake{fmt.Errorf("--trust-domain %q can't name a directory: give --state", trustDomain)}
-	}
-	if given != "" {
-		return filepath.Abs(given)
-	}
-	home, err := stateHome()
-	if err != nil {
-		return "", mistake{err}
-	}
-	return filepath.Join(home, trustDomain), nil
-}
-
 func newProgram() *cobra.Command {
 	return &cobra.Command{
-		Use: up.RoleProgram + " COMMAND", Hidden: true, Args: args(cobra.ExactArgs(1)),
+		Use: up.RoleProgram + " COMMAND", Hidden: true, Args: cli.Args(cobra.ExactArgs(1)),
 		Short:   "Run a shell command and end what it leaves running",
 		Long:    "Run a shell command until it ends or SIGTERM comes, and end everything that it started and left running. The exit code\nis the command's, 128 and the signal's number where one ended it.",
 		Example: "  signet role-program 'exec sleep 1'",
@@ -182,56 +132,7 @@ func newProgram() *cobra.Command {
 			if err != nil {
 				fmt.Fprintln(os.Stderr, err)
 			}
-			return exit{code}
+			return cli.Exit(code)
 		},
 	}
-}
-
-func newCA() *cobra.Command {
-	c := &cobra.Command{Use: "ca", Short: "Work with the CA of this machine", Args: args(cobra.NoArgs),
-		Long: `Work with the CA that 'signet up' or 'signetd' keeps on this machine, in its state directory. The
-control plane may be running.`,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(newToken())
-	return c
-}
-
-func newToken() *cobra.Command {
-	var state, trustDomain string
-	var ttl time.Duration
-	c := &cobra.Command{
-		Use:   "token NAMESPACE/WORKLOAD",
-		Short: "Mint a join token for one workload",
-		Long: `Mint a join token with which the sidecar of one WorkloadEntry gets its first certificate:
-
-    signet ca token shop/cart > cart.token          on the CA's host
-    signet-proxy --control HOST:15012 --token cart.token    on the workload's
-
-The token carries the hash of the CA's root, so that the sidecar knows whom to trust. It is good for the
-first key that presents it, until it expires. Keep it secret: whoever presents it first is the workload.
-The control plane may be running; it need not be restarted.`,
-		Example: `  signet ca token --ttl 10m --state /var/lib/signet shop/cart`,
-		Args:    args(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, a []string) error {
-			namespace, workload, ok := strings.Cut(a[0], "/")
-			if !ok || namespace == "" || workload == "" {
-				return mistake{fmt.Errorf("%q: want NAMESPACE/WORKLOAD", a[0])}
-			}
-			dir, err := stateDir(state, trustDomain)
-			if err != nil {
-				return err
-			}
-			token, err := attest.MintToken(dir, namespace, workload, ttl)
-			if err != nil {
-				return mistake{err}
-			}
-			fmt.Fprintln(c.OutOrStdout(), token)
-			return nil
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&state, "state", "", "state directory of the CA (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
-	f.StringVar(&trustDomain, "trust-domain", "cluster.local", "trust domain, which names the default state directory")
-	f.DurationVar(&ttl, "ttl", attest.DefaultTokenTTL, "how long the token may be redeemed")
-	return c
 }

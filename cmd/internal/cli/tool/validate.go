@@ -1,4 +1,4 @@
-package cli
+package tool
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/signet-mesh/signet/cmd/internal/cli"
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/mesh"
 )
@@ -25,11 +26,11 @@ NAMESPACE/NAME: FIELD: reason, and the exit code is 2. Warnings are printed and 
 when a whole directory is given references to things that do not exist are errors too.`,
 		Example: `  signet validate deploy/demo
   signet validate policy.yaml routes.yaml`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: cli.Args(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
 			problems, objects, whole, err := judgePaths(a, trustDomain)
 			if err != nil {
-				return mistake{err}
+				return cli.Mistake(err)
 			}
 			failed := 0
 			for i := range problems {
@@ -42,7 +43,7 @@ when a whole directory is given references to things that do not exist are error
 				fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", p.Error(), severity)
 			}
 			if failed > 0 {
-				return mistake{fmt.Errorf("%d of %d objects' findings are errors", failed, max(objects, failed))}
+				return cli.Mistake(fmt.Errorf("%d of %d objects' findings are errors", failed, max(objects, failed)))
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%d objects are good\n", objects)
 			return nil
