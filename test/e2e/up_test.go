@@ -246,7 +246,7 @@ func TestUpIsKilled(t *testing.T) {
 		},
 		"make": func(t *testing.T, flags []string) *marked {
 			makefile := fmt.Sprintf("up:\n\t@%s/signet %s\n", bin, strings.Join(flags, " "))
-			return mark(t, "make", "-f", filepath.Join(directory(t, map[string]string{"Makefile": makefile}), "Makefile"))
+			return mark(t, "make", "--no-print-directory", "-f", filepath.Join(directory(t, map[string]string{"Makefile": makefile}), "Makefile"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
