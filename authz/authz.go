@@ -35,8 +35,9 @@ type Request struct {
 	Host string
 	// Path is the canonical path, without query: the one routing, logs and the forwarded request use.
 	Path string
-	// DecodedPath is the DECODE_AND_MERGE_SLASHES reading of the same path. DENY and AUDIT match if either reading does,
-	// ALLOW only if both do.
+	// DecodedPath is Path as a program reads it that decodes and cleans it: every escape decoded once, '\' is '/', slashes
+	// merged and dot segments resolved; "" if it is no other. DENY and AUDIT match if either reading does, ALLOW only if
+	// both do.
 	DecodedPath string
 	Headers     Headers
 	// RemoteIP is the client's address by X-Forwarded-For (Istio's remote.ip); the zero value means Connection.SourceIP.

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/signet-mesh/signet/authz"
 )
@@ -16,11 +17,14 @@ type facts struct {
 	source, remote, destination netip.Addr
 	port                        uint16
 
-	// canonical and decoded are the readings of the path, path the one in use; ambiguous says that they differ.
+	// canonical and decoded are the readings of the path, path the one in use (the decoded one if second is true);
+	// ambiguous says that they differ.
 	canonical, decoded, path string
-	ambiguous                bool
-	method, authority        string
-	headers                  authz.Headers
+	ambiguous, second        bool
+	method                   string
+	// authority is as the request has it, portless without its port, dotless without trailing dots as well.
+	authority, portless, dotless string
+	headers                      authz.Headers
 }
 
 func (f *facts) read(c *authz.Connection, r *authz.Request) {
@@ -38,9 +42,19 @@ func (f *facts) read(c *authz.Connection, r *authz.Request) {
 	}
 	f.ambiguous = f.canonical != f.decoded
 	f.method, f.authority, f.headers = r.Method, r.Host, r.Headers
+	f.portless = withoutPort(r.Host)
+	f.dotless = strings.TrimRight(f.portless, ".")
 	if r.RemoteIP.IsValid() {
 		f.remote = r.RemoteIP.Unmap()
 	}
+}
+
+// withoutPort is a host without what follows its last ':', unless that is part of an IPv6 address.
+func withoutPort(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
+		return host[:i]
+	}
+	return host
 }
 
 func (f *facts) address(a attribute) netip.Addr {

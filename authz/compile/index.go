@@ -206,8 +206,19 @@ func (x *index) first(f *facts) *rule {
 // maxHost is the longest host that is looked up: the longest name of DNS with a port. Longer ones aren't filed.
 const maxHost = 253 + len(":65535")
 
+// firstHost looks up the readings of the host that wide rules match by.
 func (l *lookup) firstHost(f *facts, best *rule) *rule {
-	s := f.authority
+	best = l.firstReading(f.authority, f, best)
+	if f.wide && f.portless != f.authority {
+		best = l.firstReading(f.portless, f, best)
+	}
+	if f.wide && f.dotless != f.portless {
+		best = l.firstReading(f.dotless, f, best)
+	}
+	return best
+}
+
+func (l *lookup) firstReading(s string, f *facts, best *rule) *rule {
 	if s == "" {
 		return best
 	}

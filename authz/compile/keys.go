@@ -45,8 +45,8 @@ func keysOf(groups []group, d dimension) keySet {
 
 // keys are the keys of a clause in a dimension, nil if it has none or if one of its values has no literal.
 func (c *clause) keys(d dimension) keySet {
-	if c.attr != d.attribute() || c.want == nil {
-		return nil
+	if c.attr != d.attribute() || c.want == nil || c.want.decoded != nil {
+		return nil // a path with an escape is compared with either reading by another literal
 	}
 	out := make(keySet, 0, len(c.want.accounts)+len(c.want.literals)+len(c.want.patterns))
 	for _, a := range c.want.accounts {

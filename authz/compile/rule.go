@@ -38,6 +38,8 @@ type rule struct {
 	when     []clause // all must hold
 	// byPath is true when any clause looks at the path: only then do two readings of it differ.
 	byPath bool
+	// escaped is true when a pattern of a path holds an escape, so that it is not the same for both readings.
+	escaped bool
 }
 
 // group is one source or one operation: all of its clauses must hold.
@@ -60,6 +62,8 @@ type values struct {
 	nets     []netip.Prefix
 	ports    []uint16
 	accounts []serviceAccount
+	// decoded is what the decoded reading of a path is compared with, nil if that is the same.
+	decoded *values
 }
 
 type serviceAccount struct{ namespace, name string }
@@ -120,12 +124,12 @@ func (v *values) address(a netip.Addr) bool {
 
 // matches judges the rule by both readings of the path.
 func (r *rule) matches(f *facts) bool {
-	f.path = f.canonical
+	f.path, f.second = f.canonical, false
 	ok := r.holds(f)
-	if !r.byPath || !f.ambiguous || ok == f.wide {
+	if !r.byPath || !f.ambiguous && !r.escaped || ok == f.wide {
 		return ok
 	}
-	f.path = f.decoded
+	f.path, f.second = f.decoded, true
 	return r.holds(f)
 }
 
@@ -156,11 +160,12 @@ func (c *clause) holds(f *facts) bool {
 	if c.attr == header {
 		return c.holdsHeader(f)
 	}
-	return (c.want == nil || c.want.match(c.attr, f)) && (c.not == nil || !c.not.match(c.attr, f))
+	return (c.want == nil || c.want.match(c.attr, f, f.wide)) && (c.not == nil || !c.not.match(c.attr, f, !f.wide))
 }
 
-// match reports whether an attribute that holds at most one value has one of these. It is never so of an absent one.
-func (v *values) match(a attribute, f *facts) bool {
+// match reports whether an attribute that holds at most one value has one of these. It is never so of an absent one. A
+// host is also read without port and without trailing dot where any reading counts.
+func (v *values) match(a attribute, f *facts, any bool) bool {
 	switch a {
 	case sourceIP, remoteIP, destinationIP:
 		return v.address(f.address(a))
@@ -169,7 +174,11 @@ func (v *values) match(a attribute, f *facts) bool {
 	case account:
 		return f.namespace != "" && slices.Contains(v.accounts, serviceAccount{f.namespace, f.name})
 	case host:
-		return v.fold(f.authority)
+		return v.fold(f.authority) || any && (v.fold(f.portless) || v.fold(f.dotless))
+	case path:
+		if f.second && v.decoded != nil {
+			v = v.decoded
+		}
 	}
 	s := f.text(a)
 	return s != "" && v.text(s)

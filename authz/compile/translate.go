@@ -122,9 +122,12 @@ func (t *translator) rule(r *security.Rule, index int) (*rule, error) {
 		}
 		out.when = append(out.when, c)
 	}
-	out.byPath = slices.ContainsFunc(out.to, func(g group) bool {
-		return slices.ContainsFunc(g, func(c clause) bool { return c.attr == path })
-	})
+	for _, g := range out.to {
+		for _, c := range g {
+			out.byPath = out.byPath || c.attr == path
+			out.escaped = out.escaped || c.want != nil && c.want.decoded != nil || c.not != nil && c.not.decoded != nil
+		}
+	}
 	return out, nil
 }
 
@@ -251,7 +254,10 @@ func (t *translator) values(a attribute, name string, list []string) (v *values,
 		}
 	}
 	if patterns != nil {
-		return newValues(a, patterns), nil
+		v = newValues(a, patterns)
+		if a == path && slices.ContainsFunc(patterns, pattern.escaped) {
+			v.decoded = newValues(a, decodedPatterns(patterns))
+		}
 	}
 	return v, nil
 }

@@ -16,13 +16,16 @@ const (
 	DetailFragment = "path_normalization_failed{fragment}"              // a raw '#'
 	DetailQuery    = "path_normalization_failed{query}"                 // a raw '?': the query isn't part of the path
 	DetailRaw      = "path_normalization_failed{not_ascii}"             // a raw space or a raw byte above 0x7F
+
+	// DetailAmbiguous is a path that, decoded, leads elsewhere if slashes are merged before ".." is resolved than after.
+	DetailAmbiguous = "path_normalization_failed{ambiguous}"
 )
 
 // Scratch is the memory in which paths that are not clean are rewritten, and failures are reported. It belongs to one
 // connection; what it hands out is valid until its next use. The zero value is ready.
 type Scratch struct {
-	canonical, decoded []byte
-	failure            proxy.Failure
+	canonical, decoded, merged []byte
+	failure                    proxy.Failure
 }
 
 func (s *Scratch) fail(c proxy.Code, detail string) *proxy.Failure {
@@ -30,14 +33,18 @@ func (s *Scratch) fail(c proxy.Code, detail string) *proxy.Failure {
 	return &s.failure
 }
 
-// Canonical reads a path (without query) in a mode of Istio's pathNormalization, and always in that of
-// DECODE_AND_MERGE_SLASHES as well.
+// Canonical reads a path (without query) in a mode of Istio's pathNormalization, and what is canonical once more fully
+// decoded.
 //
 //   - NONE leaves it as it is.
 //   - BASE is RFC 3986 section 6.2.2 as Envoy does it: percent-encoded unreserved characters are decoded, '\' is '/', dot
 //     segments are resolved (never above the root). Other escapes stay as they are written, with their case.
 //   - MERGE_SLASHES is BASE, then runs of '/' become one.
 //   - DECODE_AND_MERGE_SLASHES first decodes %2F and %5C to '/', then does the same.
+//
+// Fully decoded is what a program makes of the canonical path that decodes and cleans it: each escape decoded once, '\'
+// is '/', slashes merged, dot segments resolved. It may hold any byte but controls. If the order of the last two matters,
+// as in /x%2F%2F..%2Fy, the path is ambiguous and a failure.
 //
 // Nothing is decoded twice, and what is canonical stays as it is. Path parameters (;x) belong to their segment: "..;" is
 // an ordinary segment. Stricter than Envoy, in every mode: a path that is not a path of RFC 3986 is a failure, of code
@@ -52,16 +59,39 @@ func Canonical(path string, mode mesh.Normalization, s *Scratch) (canonical, dec
 	if clean {
 		return path, path, nil
 	}
-	s.decoded = rewrite(s.decoded[:0], path, true, true)
-	decoded = reuse(s.decoded, path)
-	switch mode {
-	case mesh.DecodeAndMergeSlashes:
-		return decoded, decoded, nil
-	case mesh.NoNormalization:
-		return path, decoded, nil
+	canonical = path
+	if mode != mesh.NoNormalization {
+		s.canonical = rewrite(s.canonical[:0], path, mode == mesh.DecodeAndMergeSlashes, mode != mesh.Base)
+		canonical = reuse(s.canonical, path)
 	}
-	s.canonical = rewrite(s.canonical[:0], path, false, mode != mesh.Base)
-	return reuse(s.canonical, path), decoded, nil
+	if !s.decode(canonical) {
+		return "", "", s.fail(proxy.BadPath, DetailAmbiguous)
+	}
+	return canonical, reuse(s.decoded, canonical), nil
+}
+
+// decode leaves the fully decoded reading of a canonical path in s.decoded. It is false for an ambiguous path.
+func (s *Scratch) decode(path string) bool {
+	dst, slashes := s.decoded[:0], false
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		if c == '%' {
+			c, _ = escaped(path[i:])
+			i += 2
+		}
+		if c == '\\' {
+			c = '/'
+		}
+		slashes = slashes || c == '/' && len(dst) > 0 && dst[len(dst)-1] == '/'
+		dst = append(dst, c)
+	}
+	if !slashes {
+		s.decoded = resolveDots(dst)
+		return true
+	}
+	s.merged = resolveDots(merge(append(s.merged[:0], dst...)))
+	s.decoded = merge(resolveDots(dst))
+	return string(s.merged) == string(s.decoded)
 }
 
 // reuse is the original where rewriting changed nothing, else the bytes as a string.
@@ -96,7 +126,7 @@ func classify() (c [256]class) {
 	return c
 }
 
-// inspect judges a path, and reports whether every mode would leave it as it is. It errs on the side of no.
+// inspect judges a path, and reports whether every reading would leave it as it is. It errs on the side of no.
 func inspect(path string) (clean bool, detail string) {
 	if path == "" || path[0] != '/' {
 		return false, DetailRelative
@@ -115,11 +145,10 @@ func inspect(path string) (clean bool, detail string) {
 			case c == '\\':
 				clean = false
 			case c == '%':
-				b, detail := inspectEscape(path[i:])
-				if detail != "" {
+				if detail := inspectEscape(path[i:]); detail != "" {
 					return false, detail
 				}
-				clean = clean && !unreserved(b) && b != '/' && b != '\\'
+				clean = false
 			case path[i-1] == '/': // a segment that begins with a dot
 				clean = clean && !dotSegment(path[i:])
 			}
@@ -139,17 +168,17 @@ func dotSegment(rest string) bool {
 	return n == len(rest) || rest[n] == '/' || rest[n] == '\\' || rest[n] == '%'
 }
 
-func inspectEscape(s string) (b byte, detail string) {
+func inspectEscape(s string) (detail string) {
 	b, ok := escaped(s)
 	switch {
 	case !ok:
-		return 0, DetailPercent
+		return DetailPercent
 	case b == 0:
-		return 0, DetailNUL
+		return DetailNUL
 	case b < ' ' || b == 0x7f:
-		return 0, DetailControl
+		return DetailControl
 	}
-	return b, ""
+	return ""
 }
 
 func refusal(c byte) string {

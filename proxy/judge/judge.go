@@ -81,11 +81,7 @@ func (j Judge) canonicalise(h *proxy.Head, s *Scratch) (decoded string, failure 
 	}
 	if canonical != h.Path {
 		same := canonical == decoded
-		b := s.canonical
-		if j.Normalization == mesh.DecodeAndMergeSlashes {
-			b = s.decoded
-		}
-		h.Path = h.Intern(b)
+		h.Path = h.Intern(s.canonical)
 		if same {
 			decoded = h.Path
 		}

@@ -8,6 +8,7 @@ package outbound
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -91,11 +92,36 @@ func (l *Listener) Run(ctx context.Context) error {
 
 func (l *Listener) serve(conn net.Conn, live *forward.Live) {
 	s := &session{l: l, life: live.Life(), local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
+	if err := onThisHost(s.local.Addr(), s.remote.Addr()); err != nil {
+		l.rec.Refused(s.local, s.remote, reasonNotLocal, err)
+		return
+	}
 	if c := l.config.Load(); c.Kind == TCP {
 		s.serveTCP(c, conn, live)
 		return
 	}
 	forward.New(conn, live, nil, s).Serve(l.life)
+}
+
+// reasonNotLocal is why a caller from another host is refused.
+const reasonNotLocal = "not_local"
+
+// onThisHost is nil if a caller's address belongs to this host. Outbound listeners lend the workload's identity to whoever
+// calls them, so they serve the programs beside them and nobody from the network, whatever address they bind.
+func onThisHost(local, remote netip.Addr) error {
+	if remote == local || remote.IsLoopback() {
+		return nil
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("listing this host's addresses: %w", err)
+	}
+	for _, a := range own {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(remote.WithZone("").AsSlice())) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not an address of this host: outbound listeners serve local programs only", remote)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -278,3 +278,27 @@ func TestAnswersByItself(t *testing.T) {
 		t.Errorf("after the swap: %d", code)
 	}
 }
+
+func TestOnThisHost(t *testing.T) {
+	for _, tc := range []struct {
+		local, remote string
+		ok            bool
+	}{
+		{"10.9.9.9", "10.9.9.9", true}, {"127.0.20.1", "127.0.0.1", true}, {"10.9.9.9", "127.0.0.1", true}, {"::1", "::1", true},
+		{"10.9.9.9", "10.9.9.8", false}, {"10.9.9.9", "192.0.2.1", false}, {"fe80::2", "2001:db8::1", false},
+	} {
+		if err := onThisHost(netip.MustParseAddr(tc.local), netip.MustParseAddr(tc.remote)); (err == nil) != tc.ok {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range own {
+		ip, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
+		if err := onThisHost(netip.MustParseAddr("10.9.9.9"), ip.Unmap()); err != nil {
+			t.Errorf("an address of this host: %v", err)
+		}
+	}
+}

@@ -204,6 +204,7 @@ func TestTwoHosts(t *testing.T) {
 	b.want("200", "403")
 	wire.check(t)
 	checkKept(t, state)
+	b.strangers(pay)
 
 	// The proxy ends and comes back: its token has expired meanwhile, its identity is kept.
 	pay.kill()
@@ -238,6 +239,23 @@ func TestTwoHosts(t *testing.T) {
 	t.Run("crash before delivery", b.crash)
 	cart.terminate(t)
 	control.terminate(t)
+}
+
+// strangers: a proxy lends its workload's identity, and its host's loopback, to programs of its own host alone.
+func (b *byHand) strangers(pay *daemon) {
+	b.t.Helper()
+	for _, url := range []string{"http://pay.shop/", "http://127.0.0.1:9999/"} {
+		if got := b.one.code("-x", "http://10.88.0.2:15001", url); got == "200" || got == "403" || got == "503" {
+			b.t.Errorf("the other host's proxy answers %s with %s", url, got)
+		}
+		if got := b.one.code("-p", "-x", "http://10.88.0.2:15001", url); got == "200" {
+			b.t.Errorf("the other host's proxy tunnels to %s", url)
+		}
+	}
+	pay.says(b.t, "not_local")
+	if got := b.two.code("-x", "http://10.88.0.2:15001", "http://127.0.0.1:9999/"); got != "200" {
+		b.t.Errorf("a program of the proxy's own host gets %s", got)
+	}
 }
 
 // checkKept: what a sidecar keeps is its owner's alone, and is all there.

@@ -30,6 +30,18 @@ func CheckTTL(d time.Duration) error {
 	return nil
 }
 
+// CheckMaxTTL refuses a bound on lifetimes that the CA would refuse, or that the one to ask for exceeds.
+func CheckMaxTTL(most, ttl time.Duration) error {
+	const least, limit = 5 * time.Second, 90 * 24 * time.Hour
+	if most != 0 && (most < least || most > limit) {
+		return mistake{fmt.Errorf("--max-workload-cert-ttl %s: want between %s and %s", most, least, limit)}
+	}
+	if most != 0 && ttl > most {
+		return mistake{fmt.Errorf("--workload-cert-ttl %s is over --max-workload-cert-ttl %s", ttl, most)}
+	}
+	return nil
+}
+
 // CheckAddress refuses what can't be listened on whatever the machine.
 func CheckAddress(flag, address string) error {
 	_, port, err := net.SplitHostPort(address)

@@ -1,9 +1,11 @@
 package compile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,10 +112,14 @@ func classOf(p *networking.SidecarPort) mesh.Protocol {
 	return mesh.TCP
 }
 
-// servedBy is the service that this port of the workload is an endpoint of: the first by host.
+// servedBy is the service that this port of the workload is an endpoint of: the first by host, one with a wildcard only where
+// there is no other.
 func (c *compiler) servedBy(port uint16) *proxy.Destination {
 	self := workloadKey(c.view.Self)
-	for _, s := range c.view.Served {
+	exactFirst := slices.SortedStableFunc(slices.Values(c.view.Served), func(a, b *mesh.Service) int {
+		return cmp.Compare(strings.Count(a.Host, "*"), strings.Count(b.Host, "*"))
+	})
+	for _, s := range exactFirst {
 		for i := range s.Endpoints {
 			for j := range s.Endpoints[i] {
 				e := &s.Endpoints[i][j]

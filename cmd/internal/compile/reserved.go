@@ -51,6 +51,9 @@ func (r *Reserved) Forbids(a netip.AddrPort) bool {
 		return true
 	}
 	a = unmapped(a)
+	if in, ok := embedded(a.Addr()); ok {
+		a = netip.AddrPortFrom(in, a.Port())
+	}
 	ip := a.Addr()
 	if ip.IsUnspecified() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || isMetadata(ip) {
 		return true
@@ -88,4 +91,20 @@ func isMetadata(ip netip.Addr) bool {
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// embedded is the IPv4 address that a translator would take out of an IPv6 one: NAT64 (RFC 6052, the well-known prefix
+// 64:ff9b::/96 and the local 64:ff9b:1::/48 with a 96-bit prefix), 6to4 (RFC 3056) and the IPv4-compatible form (RFC 4291).
+func embedded(ip netip.Addr) (netip.Addr, bool) {
+	if !ip.Is6() || ip.IsUnspecified() || ip.IsLoopback() {
+		return netip.Addr{}, false
+	}
+	b := ip.As16()
+	switch {
+	case b[0] == 0x20 && b[1] == 0x02:
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	case [4]byte(b[:4]) == [4]byte{0, 0x64, 0xff, 0x9b}, [12]byte(b[:12]) == [12]byte{}:
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	}
+	return netip.Addr{}, false
 }

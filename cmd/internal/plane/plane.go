@@ -3,6 +3,7 @@
 package plane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,9 @@ type Config struct {
 	Metrics net.Listener
 	// TTL is the lifetime of certificates for which none was asked; 0 means ca.DefaultTTL.
 	TTL time.Duration
-	Log *slog.Logger
+	// MaxTTL is the longest lifetime that may be asked for; 0 means ca.MaxTTL.
+	MaxTTL time.Duration
+	Log    *slog.Logger
 	// OnReady is called once, when the control port is served; nil for none.
 	OnReady func()
 	// OnWorkloads is called after OnReady, and again whenever the answer changed, with the workloads that may have a
@@ -83,7 +86,9 @@ func (p *Plane) Run(ctx context.Context) error {
 		return err
 	}
 	p.snapshots.set(snapshot)
-	issuer, err := ca.New(ca.Options{TrustDomain: p.cfg.TrustDomain, Keys: auth, Log: p.cfg.Log, DefaultTTL: p.cfg.TTL})
+	// What nobody asks otherwise for, and the control plane's own.
+	lifetime := min(ca.DefaultTTL, cmp.Or(p.cfg.MaxTTL, ca.MaxTTL))
+	issuer, err := ca.New(ca.Options{TrustDomain: p.cfg.TrustDomain, Keys: auth, Log: p.cfg.Log, DefaultTTL: cmp.Or(p.cfg.TTL, lifetime), MaxTTL: p.cfg.MaxTTL})
 	if err != nil {
 		return err
 	}
@@ -92,7 +97,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own, err := rotate.New(rotate.Config{Issuer: issuer.ControlPlane(), Log: p.cfg.Log})
+	own, err := rotate.New(rotate.Config{Issuer: issuer.ControlPlane(), Log: p.cfg.Log, TTL: lifetime})
 	if err != nil {
 		return err
 	}

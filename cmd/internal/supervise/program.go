@@ -19,6 +19,9 @@ import (
 // programGrace is how long a program may take to end; less than Grace, so that what it left behind can be ended too.
 const programGrace = 5 * time.Second
 
+// orphanGrace is the same when whoever started this process is gone: nobody waits, and the next start may want the ports.
+const orphanGrace = time.Second
+
 // RunProgram runs a shell command until it ends or ctx does, and ends everything that it started and left behind. It makes
 // the calling process a child subreaper (prctl(2)): it is meant for a process of its own. It returns the exit code.
 func RunProgram(ctx context.Context, command string) (int, error) {
@@ -32,16 +35,20 @@ func RunProgram(ctx context.Context, command string) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 127, fmt.Errorf("starting %q: %w", command, err)
 	}
-	group := -cmd.Process.Pid
+	group, parent := -cmd.Process.Pid, os.Getppid()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-ended:
 	case <-ctx.Done():
 		_ = syscall.Kill(group, syscall.SIGTERM)
+		grace := programGrace
+		if os.Getppid() != parent {
+			grace = orphanGrace
+		}
 		select {
 		case <-ended:
-		case <-time.After(programGrace):
+		case <-time.After(grace):
 			_ = cmd.Process.Kill()
 			<-ended
 		}

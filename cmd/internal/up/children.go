@@ -57,8 +57,9 @@ func (u *up) keepControl(ctx context.Context, told chan<- []plane.Workload) erro
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("making readiness pipe: %w", err), ln.Close())
 			}
-			cmd := exec.Command(u.cfg.Executable, RoleControl, u.cfg.Dir, "--trust-domain", u.cfg.TrustDomain,
-				"--state", u.cfg.State, "--listen-fd", "3", "--ready-fd", "4")
+			args := []string{RoleControl, u.cfg.Dir, "--trust-domain", u.cfg.TrustDomain, "--state", u.cfg.State,
+				"--listen-fd", "3", "--ready-fd", "4", "--workload-cert-ttl", u.cfg.TTL.String(), "--max-workload-cert-ttl", u.cfg.MaxTTL.String()}
+			cmd := exec.Command(u.cfg.Executable, args...)
 			cmd.Stdout, cmd.Stderr = u.cfg.Stderr, u.cfg.Stderr
 			cmd.ExtraFiles = []*os.File{ln, w}
 			go func() {

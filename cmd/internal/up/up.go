@@ -28,8 +28,10 @@ type Config struct {
 	TrustDomain    string
 	ControlAddress string
 	// TTL is the certificate lifetime that sidecars ask for; 0 leaves it to the CA.
-	TTL  time.Duration
-	JSON bool
+	TTL time.Duration
+	// MaxTTL bounds what the CA gives; 0 leaves it to the CA.
+	MaxTTL time.Duration
+	JSON   bool
 	// Executable is this program, which plays all roles.
 	Executable string
 	// Stdout takes the table or the object and nothing else; Stderr all logs.

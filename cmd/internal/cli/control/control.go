@@ -41,6 +41,9 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 			if err := cli.CheckTTL(cfg.TTL); err != nil {
 				return err
 			}
+			if err := cli.CheckMaxTTL(cfg.MaxTTL, cfg.TTL); err != nil {
+				return err
+			}
 			if cfg.Listener, err = openListener(address, listenFD); err != nil {
 				return err
 			}
@@ -64,6 +67,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
 	f.StringVar(&cfg.State, "state", "", "directory that keeps the CA (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
 	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime of certificates for which none is asked (default 24h)")
+	f.DurationVar(&cfg.MaxTTL, "max-workload-cert-ttl", 0, "longest lifetime that may be asked for (default 2160h)")
 	f.StringVar(&address, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
 	f.StringVar(&metrics, "metrics-address", "", "address of /metrics, for example 127.0.0.1:15014 (default: not served)")
 	f.IntVar(&listenFD, "listen-fd", 0, "inherited listening socket")

@@ -28,12 +28,13 @@ func newToken() *cobra.Command {
 		Short: "Mint a join token for one workload",
 		Long: `Mint a join token with which the sidecar of one WorkloadEntry gets its first certificate:
 
-    signet ca token shop/cart > cart.token          on the CA's host
+    (umask 077; signet ca token shop/cart > cart.token)     on the CA's host
     signet-proxy --control HOST:15012 --token cart.token    on the workload's
 
 The token carries the hash of the CA's root, so that the sidecar knows whom to trust. It is good for the
 first key that presents it, until it expires. Keep it secret: whoever presents it first is the workload.
-The control plane may be running; it need not be restarted.`,
+The control plane may be running; it need not be restarted. Whether there is such a WorkloadEntry is
+seen when the token is redeemed.`,
 		Example: `  signet ca token --ttl 10m --state /var/lib/signet shop/cart`,
 		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {

@@ -102,6 +102,9 @@ func newUp() *cobra.Command {
 			if err := cli.CheckTTL(cfg.TTL); err != nil {
 				return err
 			}
+			if err := cli.CheckMaxTTL(cfg.MaxTTL, cfg.TTL); err != nil {
+				return err
+			}
 			if err := cli.CheckAddress("--control-address", cfg.ControlAddress); err != nil {
 				return err
 			}
@@ -115,6 +118,7 @@ func newUp() *cobra.Command {
 	f.StringVar(&cfg.TrustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
 	f.StringVar(&cfg.State, "state", "", "directory that keeps the CA (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
 	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime of workload certificates (default 24h, at most 2160h)")
+	f.DurationVar(&cfg.MaxTTL, "max-workload-cert-ttl", 0, "longest lifetime that the CA gives (default 2160h)")
 	f.StringVar(&cfg.ControlAddress, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
 	f.StringVarP(&output, "output", "o", "table", "what to print when ready: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
