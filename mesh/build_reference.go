@@ -42,6 +42,7 @@ func (b *builder) references(w *world) {
 	}
 	for _, p := range w.authorization {
 		b.selector(w, p.Key, "spec.selector", p.Spec.GetSelector().GetMatchLabels())
+		b.principals(w, p)
 	}
 	for _, p := range w.peers {
 		labels := p.Spec.GetSelector().GetMatchLabels()

@@ -74,7 +74,7 @@ func (j *judge) block(field, v string) { j.address(field, v, true) }
 
 func (j *judge) source(f string, s *security.Source) {
 	n := j.values(f+"principals", s.GetPrincipals(), j.principal) + j.values(f+"notPrincipals", s.GetNotPrincipals(), j.principal) +
-		j.values(f+"namespaces", s.GetNamespaces(), j.pattern) + j.values(f+"notNamespaces", s.GetNotNamespaces(), j.pattern)
+		j.values(f+"namespaces", s.GetNamespaces(), j.namespace) + j.values(f+"notNamespaces", s.GetNotNamespaces(), j.namespace)
 	accounts := j.values(f+"serviceAccounts", s.GetServiceAccounts(), j.serviceAccount) +
 		j.values(f+"notServiceAccounts", s.GetNotServiceAccounts(), j.serviceAccount)
 	if n > 0 && accounts > 0 {
@@ -85,7 +85,7 @@ func (j *judge) source(f string, s *security.Source) {
 	}
 	n += accounts
 	n += j.values(f+"ipBlocks", s.GetIpBlocks(), j.block) + j.values(f+"notIpBlocks", s.GetNotIpBlocks(), j.block)
-	n += j.values(f+"remoteIpBlocks", s.GetRemoteIpBlocks(), j.block) + j.values(f+"notRemoteIpBlocks", s.GetNotRemoteIpBlocks(), j.block)
+	n += j.remote(f+"remoteIpBlocks", s.GetRemoteIpBlocks()) + j.remote(f+"notRemoteIpBlocks", s.GetNotRemoteIpBlocks())
 	n += j.values(f+"trustDomains", s.GetTrustDomains(), j.trustDomainPattern) + j.values(f+"notTrustDomains", s.GetNotTrustDomains(), j.trustDomainPattern)
 	n += len(s.GetRequestPrincipals()) + len(s.GetNotRequestPrincipals()) // refused by their own name
 	if n == 0 {
@@ -94,9 +94,9 @@ func (j *judge) source(f string, s *security.Source) {
 }
 
 func (j *judge) operation(f string, o *security.Operation) {
-	n := j.values(f+"hosts", o.GetHosts(), j.pattern) + j.values(f+"notHosts", o.GetNotHosts(), j.pattern)
+	n := j.values(f+"hosts", o.GetHosts(), j.host) + j.values(f+"notHosts", o.GetNotHosts(), j.host)
 	n += j.values(f+"ports", o.GetPorts(), j.portText) + j.values(f+"notPorts", o.GetNotPorts(), j.portText)
-	n += j.values(f+"methods", o.GetMethods(), j.pattern) + j.values(f+"notMethods", o.GetNotMethods(), j.pattern)
+	n += j.values(f+"methods", o.GetMethods(), j.method) + j.values(f+"notMethods", o.GetNotMethods(), j.method)
 	n += j.values(f+"paths", o.GetPaths(), j.path) + j.values(f+"notPaths", o.GetNotPaths(), j.path)
 	if n == 0 {
 		j.refuse(strings.TrimSuffix(f, "."), "must say at least one thing: an empty operation would mean any")
@@ -108,8 +108,25 @@ func (j *judge) principal(field, v string) {
 		j.refuse(field, "%q would never match: a principal is written without spiffe://", clip(v))
 		return
 	}
-	j.pattern(field, v)
+	j.live(field, v, deadPrincipal)
 }
+
+func (j *judge) namespace(field, v string) { j.live(field, v, deadNamespace) }
+
+func (j *judge) host(field, v string) { j.live(field, v, deadHost) }
+
+func (j *judge) method(field, v string) { j.live(field, v, deadMethod) }
+
+// remote judges a list of addresses of X-Forwarded-For, and warns of what they mean.
+func (j *judge) remote(field string, blocks []string) int {
+	if len(blocks) > 0 {
+		j.warn(field, remoteMeans)
+	}
+	return j.values(field, blocks, j.block)
+}
+
+// remoteMeans is what is easily taken for more than it is.
+const remoteMeans = "judges the last address of X-Forwarded-For as the caller sends it, unless defaultConfig.gatewayTopology.numTrustedProxies of MeshConfig says how many proxies add to it: any caller can claim any address; the address of the connection is ipBlocks or source.ip"
 
 func (j *judge) serviceAccount(field, v string) {
 	ns, sa, two := strings.Cut(v, "/")
@@ -126,7 +143,7 @@ func (j *judge) trustDomainPattern(field, v string) {
 		j.refuse(field, "%q: a trust domain has no /", clip(v))
 		return
 	}
-	j.pattern(field, v)
+	j.live(field, v, deadTrustDomain)
 }
 
 func (j *judge) portText(field, v string) {
@@ -138,7 +155,11 @@ func (j *judge) portText(field, v string) {
 // path judges a path: a string match, or a template of {*} and {**} by Istio's rules.
 func (j *judge) path(field, v string) {
 	if !strings.ContainsAny(v, "{}") {
-		j.pattern(field, v)
+		j.live(field, v, deadPath)
+		return
+	}
+	if !strings.HasPrefix(v, "/") {
+		j.refuse(field, "%q would never match: a template begins with /", clip(v))
 		return
 	}
 	last := false
@@ -160,15 +181,24 @@ func (j *judge) path(field, v string) {
 	}
 	if len(v) > 4096 {
 		j.refuse(field, "has %d bytes, more than 4096", len(v))
+	} else if why := deadPath(literal{v, true, true}); why != "" {
+		j.refuse(field, "%q would never match: %s", clip(v), why)
 	}
 }
 
 func (j *judge) condition(f string, c *security.Condition) {
 	check := j.pattern
 	switch key := c.GetKey(); key {
-	case "source.ip", "remote.ip", "destination.ip":
+	case "source.ip", "destination.ip":
 		check = j.block
-	case "source.namespace", "connection.sni":
+	case "remote.ip":
+		check = j.block
+		j.warn(f+"key", remoteMeans)
+	case "source.namespace":
+		check = j.namespace
+	case "connection.sni":
+	case "request.headers[:method]":
+		check = j.method
 	case "source.serviceAccount":
 		check = j.serviceAccount
 	case "source.principal":

@@ -8,9 +8,10 @@
 // a repeated header) does, ALLOW only if all do, and a negative field is the mirror image. A positive field never
 // matches an absent attribute; a negative one always does (as in Istio).
 //
-// Hosts are compared without regard to case and otherwise as the request names them: like Istio, nothing strips a port,
-// so that hosts: [a.example] does not match a.example:8080. All other strings are case-sensitive. Identities are
-// compared by their parsed parts; an ID that is not /ns/NS/sa/SA has neither namespace nor service account.
+// A pattern of a path is compared as written with the path that is forwarded, and decoded with its decoded reading. Hosts
+// are compared without regard to case and as the request names them, like Istio, so that an ALLOW of hosts: [a.example]
+// does not match a.example:8080; where any reading counts, also without the port and without a trailing dot. All other
+// strings are case-sensitive. Identities are compared by their parsed parts; an ID that is not /ns/NS/sa/SA has neither namespace nor service account.
 //
 // On a connection whose protocol isn't read (a nil request) an ALLOW rule with an HTTP field never matches; DENY and
 // AUDIT rules lose those fields and match on what is left.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"net/url"
 	"testing"
 
 	security "istio.io/api/security/v1"
@@ -39,9 +40,9 @@ func vocabulary() words {
 		namespaces: []string{"a", "ab", "abc", "b", "shop"},
 		accounts:   []string{"web", "we", "api", "w"},
 		domains:    []string{"td.example", "old.example", "x.example"},
-		hosts:      []string{"a.shop", "ab.shop", "b.shop:80", "A.Shop", "shop", "x.a.shop"},
+		hosts:      []string{"a.shop", "ab.shop", "b.shop:80", "A.Shop", "shop", "x.a.shop", "a.shop:80", "ab.shop.", "[::1]:80", "[::1]"},
 		methods:    []string{"GET", "GETS", "POST", "PUT"},
-		segments:   []string{"a", "ab", "b", "admin", "x%2Fy"},
+		segments:   []string{"a", "ab", "b", "admin", "x%2Fy", "x%2fy", "a%3Ab", "a:b", "x/y"},
 		headers:    []string{"red", "re", "blue", ""},
 	}
 }
@@ -199,8 +200,11 @@ func (w words) call(s choices) (*authz.Connection, *authz.Request) {
 	}
 	r := &authz.Request{Method: pick(s, w.methods), Host: pick(s, append([]string{"", "B.SHOP:80"}, w.hosts...)), Path: w.path(s)}
 	r.DecodedPath = r.Path
-	if s.IntN(3) == 0 {
+	switch s.IntN(3) {
+	case 0:
 		r.DecodedPath = w.path(s)
+	case 1:
+		r.DecodedPath, _ = url.PathUnescape(r.Path)
 	}
 	var h fields
 	for range s.IntN(3) {

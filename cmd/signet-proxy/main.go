@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command signet-proxy is the sidecar of one workload.
 package main
 

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command signet is the person's tool: it runs a whole mesh on one machine, validates objects and mints join tokens.
 package main
 

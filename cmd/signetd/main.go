@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command signetd is the control plane: the CA and configuration discovery.
 package main
 

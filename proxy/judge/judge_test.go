@@ -127,7 +127,7 @@ func TestTwoReadings(t *testing.T) {
 
 func TestBadPathIsNeverJudged(t *testing.T) {
 	all := program(t)
-	for _, path := range []string{"/a%00b", "/a%zz", "/a\x01b", "admin", "", "*", "/a#b"} {
+	for _, path := range []string{"/a%00b", "/a%zz", "/a\x01b", "admin", "", "*", "/a#b", "/x%2F%2F..%2Fadmin"} {
 		req := &authz.Request{Path: "/left over"}
 		permit, decision, failure := Judge{}.Authorize(all, caller(t), get(path), req, &Scratch{})
 		if permit.Valid() || decision.Allowed || failure == nil || failure.Code != proxy.BadPath || req.Path != "" {

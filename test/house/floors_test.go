@@ -54,6 +54,7 @@ var floors = []row{
 	{"cmd/internal/node", "5b", ""},
 	{"cmd/internal/plane", "5b", ""},
 	{"cmd/internal/up", "5c", "runs node and plane as processes and speaks node's status"},
+	{"cmd/internal/elsewhere", "5a", "what the executables say on another system than Linux; imports nothing of ours, so that it builds there"},
 	{"cmd/internal/cli", "5a", "what the commands share: exit codes, flags, directories"},
 	{"cmd/internal/cli/control", "5c", "signetd's command, mounted by signetd and signet"},
 	{"cmd/internal/cli/sidecar", "5c", "signet-proxy's command, mounted by signet-proxy and signet; links no CA"},

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -48,10 +47,6 @@ func (e exit) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
 // Main runs a root command until it is done, SIGINT or SIGTERM, and returns the exit code.
 func Main(root *cobra.Command) int {
-	if runtime.GOOS != "linux" {
-		fmt.Fprintf(os.Stderr, "%s: Signet runs on Linux: it needs network addresses per workload, parent-death signals and /proc, which %s lacks\n", root.Name(), runtime.GOOS)
-		return ExitFailure
-	}
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
 	root.SilenceErrors, root.SilenceUsage = true, true

@@ -1,0 +1,12 @@
+//go:build !linux
+
+// Command signet is the person's tool: it runs a whole mesh on one machine, validates objects and mints join tokens.
+package main
+
+import (
+	"os"
+
+	"github.com/signet-mesh/signet/cmd/internal/elsewhere"
+)
+
+func main() { os.Exit(elsewhere.Main("signet")) }
