@@ -136,8 +136,6 @@ type words struct {
 // The words are put together here, so that this file is free of them.
 var (
 	leftovers = words{[]string{"TO" + "DO", "FIX" + "ME"}, regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)}
-	workplace = words{[]string{"/wor" + "k/", "../sha" + "red/", "/tm" + "p/", "ssu" + "e ", "SSU" + "E "},
-		regexp.MustCompile(`/work/(ma` + `in|sha` + `red|\.lib` + `rary)|\.\./sha` + `red/|/tmp/(i[0-9]|br` + `ief)|(?i)\biss` + `ue #?[0-9]`)}
 )
 
 func judgeWords(t *tree, w words) []string {

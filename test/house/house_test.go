@@ -25,7 +25,6 @@ var rules = []rule{
 	{"skips", "a test that may not run proves nothing: make its needs part of test/setup.sh", judgeSkips},
 	{"replace", "replace works only in the main module: `go install` of ours would build something else", judgeReplace},
 	{"leftovers", "what is missing belongs in the tracker and the limits in docs/, where they are found", func(t *tree) []string { return judgeWords(t, leftovers) }},
-	{"workplace", "the tree must read the same anywhere: no paths of one machine, no numbers of a tracker", func(t *tree) []string { return judgeWords(t, workplace) }},
 	{"corridors", "the numbers in the code and in docs/architecture.md are the same, or neither helps", judgeCorridors},
 }
 

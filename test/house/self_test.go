@@ -99,11 +99,6 @@ func TestRules(t *testing.T) {
 
 		{"leftovers", "in a text", snippets{"docs/a.md": "one\ntwo TO" + "DO three\n"}, "docs/a.md:2"},
 		{"leftovers", "in a word", snippets{"docs/a.md": "mas" + "TODONS\n"}, ""},
-		{"workplace", "a path", snippets{"Makefile": "cd /work/ma" + "in\n"}, "Makefile:1"},
-		{"workplace", "a number", snippets{"ca/a.go": "package ca // see iss" + "ue #3\n"}, "ca/a.go:1"},
-		{"workplace", "in capitals", snippets{"docs/a.md": "see ISS" + "UE 3\n"}, "docs/a.md:1"},
-		{"workplace", "of a temporary file", snippets{"Makefile": "cat /tmp/i" + "3.txt\n"}, "Makefile:1"},
-		{"workplace", "other words", snippets{"docs/a.md": "certificates that we issue in 10 ms, a network/main\n"}, ""},
 
 		{"corridors", "same", snippets{"proxy/inbound/a.go": steps1, "proxy/outbound/a.go": steps2,
 			"docs/architecture.md": "    1 accept   2 record\n    1 accept   2 match   3 mTLS\n"}, ""},
