@@ -72,8 +72,10 @@ func authorizationPolicyFields(path string) (fate, string) {
 	if field, ok := strings.CutPrefix(path, "rules.from.source."); ok {
 		switch field {
 		case "principals", "notPrincipals", "namespaces", "notNamespaces", "serviceAccounts", "notServiceAccounts", "ipBlocks",
-			"notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks", "trustDomains", "notTrustDomains":
+			"notIpBlocks", "trustDomains", "notTrustDomains":
 			return honoured, ""
+		case "remoteIpBlocks", "notRemoteIpBlocks":
+			return honoured, "warned of: " + remoteMeans
 		case "requestPrincipals", "notRequestPrincipals":
 			return refused, "is not honoured: JSON Web Tokens are not verified yet"
 		}

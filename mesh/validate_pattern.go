@@ -233,7 +233,7 @@ func deadHost(l literal) string {
 		return fmt.Sprintf("a host has no scheme: write %q", clip(l.write(host)))
 	}
 	if host, _, ok := strings.Cut(text, "/"); ok {
-		return fmt.Sprintf("a host has no path: write %q and put the path into paths", clip(host))
+		return fmt.Sprintf("a host has no path: write %q and put the path into paths", clip(l.write(host)))
 	}
 	for _, c := range []byte(text) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte("\"#<>?@\\^`{|}", c) >= 0 {

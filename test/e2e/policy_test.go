@@ -271,13 +271,53 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%q: %s, want 400", p, got)
 		}
 	}
-	out, _ := curl(t, "-x", v.reader, "--path-as-is", "http://safe.example/a%2Fb?x=%2F")
+	for p, want := range map[string]string{"/x%2F%2F..%2Fadmin": "400", "/x/%2F../admin": "400", "/a%2F%2F%2F..%2F..%2Fadmin": "400",
+		"/x%5C%5C..%5Cadmin": "400", "/%2Fx%2F..%2F/admin": "403", "/x%2F..%2F%61dmin": "403", "/x//../admin": "200", "/%2561dmin": "200"} {
+		if got := v.ask(t, "reader http://safe.example"+p); got != want {
+			t.Errorf("%s under a DENY of /admin*: %s, want %s", p, got, want)
+		}
+	}
+	out, _ := curl(t, "-x", v.reader, "--path-as-is", "http://safe.example/x//../admin") // what is forwarded is another path
+	wants(t, out, "HTTP/1.1 200", "GET /x/admin\n")
+	out, _ = curl(t, "-x", v.reader, "--path-as-is", "http://safe.example/a%2Fb?x=%2F")
 	wants(t, out, "HTTP/1.1 200", "GET /a%2Fb?x=%2F\n")
 	// ALLOW matches only what is allowed in both readings.
 	v.set(t, allow(`- to: [{operation: {paths: ["/public/*"]}}]`))
-	for p, want := range map[string]string{"/public/a": "200", "/public/a%2Fb": "200", "/public/..%2Fadmin": "403", "/public/../admin": "403", "/public%2Fa": "403"} {
+	for p, want := range map[string]string{"/public/a": "200", "/public/a%2Fb": "200", "/public/..%2Fadmin": "403", "/public/../admin": "403", "/public%2Fa": "403",
+		"/public/%2F..%2Fsecret": "400", "/public/%2F%2F..%2F..%2Fsecret": "400"} {
 		if got := v.ask(t, "reader http://safe.example"+p); got != want {
 			t.Errorf("%s under an ALLOW of /public/*: %s, want %s", p, got, want)
+		}
+	}
+}
+
+// TestSpellings has one resource written in several ways: a DENY catches all that a program may take for it, an ALLOW admits
+// what is written as it is.
+func TestSpellings(t *testing.T) {
+	t.Parallel()
+	v := newVault(t, "")
+	v.set(t, deny(`- to: [{operation: {paths: ["/v1/job:cancel", "/caf%C3%A9", "/files/a%2Fb", "/t/{*}/a%20b"]}}]`))
+	for request, want := range map[string]string{
+		"safe.example/v1/job:cancel": "403", "safe.example/v1/job%3Acancel": "403", "safe.example/v1/job%3acancel": "403",
+		"safe.example/caf%C3%A9": "403", "safe.example/caf%c3%a9": "403", "safe.example/files/a%2Fb": "403", "safe.example/files/a%2fb": "403",
+		"safe.example/t/1/a%20b": "403", "safe.example/files/a": "200", "safe.example/caf%C3%A8": "200", "safe.example/v1/job%253Acancel": "200",
+	} {
+		if got := v.ask(t, "reader http://"+request); got != want {
+			t.Errorf("%s under a DENY: %s, want %s", request, got, want)
+		}
+	}
+	v.set(t, allow(`- to: [{operation: {paths: ["/caf%C3%A9", "/a%2Fb"], hosts: [safe.example]}}]`))
+	for p, want := range map[string]string{"/caf%C3%A9": "200", "/caf%c3%a9": "403", "/a%2Fb": "200", "/a/b": "403", "/a%2Fb%2F": "403"} {
+		if got := v.ask(t, "reader http://safe.example"+p); got != want {
+			t.Errorf("%s under an ALLOW: %s, want %s", p, got, want)
+		}
+	}
+	out, _ := curl(t, "-x", v.reader, "--path-as-is", "http://safe.example/a%2Fb")
+	wants(t, out, "GET /a%2Fb\n")
+	v.set(t, deny("- to: [{operation: {hosts: [safe.example]}}]"))
+	for _, host := range []string{"safe.example", "SAFE.example", "safe.example:80", "safe.example:81", "safe.example.", "safe.example.:80"} {
+		if got := v.ask(t, "reader --request-target http://"+host+"/ http://safe.example/"); got != "403" {
+			t.Errorf("%s under a DENY of hosts: %s", host, got)
 		}
 	}
 }
@@ -308,6 +348,10 @@ func TestNormalizations(t *testing.T) {
 				}
 				return ""
 			})
+		}
+		want := map[string]string{"NONE": "400"}[mode.name] // elsewhere it is forwarded as /x/admin
+		if got := v.ask(t, "reader http://safe.example/x//../admin"); want != "" && got != want {
+			t.Errorf("%s: /x//../admin got %s, want %s", mode.name, got, want)
 		}
 		for _, p := range ambiguous {
 			if got := v.ask(t, "reader http://safe.example"+p); got != "403" {
