@@ -83,7 +83,6 @@ type Exchange struct {
 	unread   bool          // part of the last request's body is still to come
 	severed  bool          // the response can't be ended properly: the client is to see a reset
 	pending  int           // body bytes in buf that an attempt has sent but that are consumed only when it is final
-	requests uint64
 }
 
 // readDeadline arms a connection's read deadline lazily: re-arming costs a system-wide timer operation, so a deadline that

@@ -43,7 +43,6 @@ func (x *Exchange) Serve(ctx context.Context) {
 
 // serveOne takes one request through the corridor and records it, exactly once.
 func (x *Exchange) serveOne(fail *proxy.Failure) {
-	x.requests++
 	x.answered, x.consumed, x.pending, x.pump = false, false, 0, nil
 	if fail == nil {
 		x.mustEnd = x.mustEnd || x.Req.Close || x.live.draining.Load()

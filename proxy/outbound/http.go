@@ -78,8 +78,7 @@ func (s *session) forward(x *forward.Exchange, c *Config, r *route.Route) *proxy
 	}
 	cluster := c.Clusters[w.Cluster]
 	if cluster == nil {
-		f := proxy.Fail(proxy.NoHealthyUpstream, "cluster_not_found", nil)
-		return f
+		return proxy.Fail(proxy.NoHealthyUpstream, "cluster_not_found", nil)
 	}
 	x.Rec.Service = cluster.Destination()
 	r.ApplyRequest(&x.Req, w)
