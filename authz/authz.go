@@ -5,8 +5,10 @@ package authz
 import (
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/identity/jwt"
 )
 
 // Connection is what is known of a caller once per connection.
@@ -42,12 +44,35 @@ type Request struct {
 	Headers     Headers
 	// RemoteIP is the client's address by X-Forwarded-For (Istio's remote.ip); the zero value means Connection.SourceIP.
 	RemoteIP netip.Addr
+	// Query is as it will be forwarded, with its leading '?'; "" without one.
+	Query string
+	// Minor is the x of HTTP/1.x.
+	Minor int
+	// Token is the verified token of an end user, nil if there is none (yet).
+	Token *jwt.Token
+	// Body is what was read of the body for an Authority that Needs it, decoded from its transfer coding; Truncated says
+	// that there is more of it.
+	Body      []byte
+	Truncated bool
+	// Received is when the request's first byte arrived.
+	Received time.Time
 }
 
-// Engine is what a Program runs: the indexed engine in production, the linear one as its oracle in tests.
+// Engine is what a Program runs: the indexed engine in production, the linear one as its oracle in tests. In all of its
+// methods request is nil for a TCP connection, and no argument is retained.
 type Engine interface {
-	// Judge decides; request is nil for a TCP connection. It must not retain either argument.
+	// Judge decides by DENY, ALLOW and AUDIT.
 	Judge(c *Connection, request *Request) Decision
+	// Handovers are the providers of CUSTOM policies, in the order in which they are asked.
+	Handovers() []Handover
+	// Handover is the CUSTOM rule that hands the request to the i-th of Handovers, nil if none does.
+	Handover(i int, c *Connection, request *Request) *RuleRef
+	// DryRuns reports whether any policy is judged without effect, DryRun appends what each of them (CUSTOM aside) would
+	// have decided.
+	DryRuns() bool
+	DryRun(dst []Shadow, c *Connection, request *Request) []Shadow
+	// Explain says how each policy judges, in the order of judgement. It may be slow.
+	Explain(c *Connection, request *Request) []PolicyTrace
 }
 
 // Program is a compiled set of policies for one workload. The nil *Program denies everything.
@@ -63,6 +88,14 @@ func (p *Program) Decide(c *Connection, r *Request) (Permit, Decision) {
 	}
 	d := p.engine.Judge(c, r)
 	return Permit{valid: d.Allowed}, d
+}
+
+// Engine is what the program runs, for the steps around Decide; nil if it denies everything.
+func (p *Program) Engine() Engine {
+	if p == nil {
+		return nil
+	}
+	return p.engine
 }
 
 // Permit is the proof that somebody decided; forwarding takes one. The zero value permits nothing.
@@ -99,10 +132,16 @@ type Decision struct {
 
 // RuleRef names one rule of one policy.
 type RuleRef struct {
+	// Kind is AuthorizationPolicy, RegoPolicy, RequestAuthentication, RateLimitPolicy, PeerAuthentication or
+	// ExtensionProvider (whose name is in Policy, without a namespace).
+	Kind              string
 	Namespace, Policy string
-	Rule              int
+	// Rule counts from 0; -1 means the policy as a whole.
+	Rule int
 	// ID is ns[NAMESPACE]-policy[POLICY]-rule[RULE], as Istio logs it.
 	ID string
+	// By is KIND/NAMESPACE/NAME[RULE] (no [RULE] for -1), as metrics and the access log name who denied.
+	By string
 	// denial is what Decision.Detail says of a denial by this rule, built once.
 	denial string
 }
@@ -113,10 +152,38 @@ const (
 	denialByNone = denialBefore + "none]"
 )
 
-// NewRuleRef builds a reference with its ID.
+// noAllowRule stands for the denial of a workload with ALLOW policies of which none matched.
+var noAllowRule = RuleRef{Kind: "AuthorizationPolicy", Rule: -1, By: "AuthorizationPolicy/none"}
+
+// NewRuleRef builds a reference to a rule of an AuthorizationPolicy.
 func NewRuleRef(namespace, policy string, rule int) *RuleRef {
+	return NewRef("AuthorizationPolicy", namespace, policy, rule)
+}
+
+// NewRef builds a reference to a rule of a policy of any kind; rule -1 means all of it.
+func NewRef(kind, namespace, policy string, rule int) *RuleRef {
 	id := "ns[" + namespace + "]-policy[" + policy + "]-rule[" + strconv.Itoa(rule) + "]"
-	return &RuleRef{Namespace: namespace, Policy: policy, Rule: rule, ID: id, denial: denialBefore + id + "]"}
+	by := kind + "/"
+	if namespace != "" {
+		by += namespace + "/"
+	}
+	by += policy
+	if rule >= 0 {
+		by += "[" + strconv.Itoa(rule) + "]"
+	}
+	return &RuleRef{Kind: kind, Namespace: namespace, Policy: policy, Rule: rule, ID: id, By: by, denial: denialBefore + id + "]"}
+}
+
+// By names who denied, as metrics and the access log do: the rule, or AuthorizationPolicy/none where there are ALLOW
+// policies and none matched; nil if the decision allows.
+func (d Decision) By() *RuleRef {
+	switch {
+	case d.Allowed:
+		return nil
+	case d.Rule == nil:
+		return &noAllowRule
+	}
+	return d.Rule
 }
 
 // Detail is what Istio's access log shows as response code details of a denial:

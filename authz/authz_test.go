@@ -5,7 +5,12 @@ import "testing"
 // verdict is an engine that always says the same.
 type verdict Decision
 
-func (v verdict) Judge(*Connection, *Request) Decision { return Decision(v) }
+func (v verdict) Judge(*Connection, *Request) Decision                    { return Decision(v) }
+func (v verdict) Handovers() []Handover                                   { return nil }
+func (v verdict) Handover(int, *Connection, *Request) *RuleRef            { return nil }
+func (v verdict) DryRuns() bool                                           { return false }
+func (v verdict) DryRun(dst []Shadow, _ *Connection, _ *Request) []Shadow { return dst }
+func (v verdict) Explain(*Connection, *Request) []PolicyTrace             { return nil }
 
 func TestZeroValuesDeny(t *testing.T) {
 	for name, p := range map[string]*Program{"nil": nil, "zero": {}, "nil engine": NewProgram(nil), "zero decision": NewProgram(verdict{})} {

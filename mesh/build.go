@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // BuildOptions says what a snapshot is built for.
@@ -15,6 +17,9 @@ type BuildOptions struct {
 	// Check is asked about the whole snapshot: an object that it refuses (with Fault) is left out, a security object
 	// replaced by its quarantine, and what is left is asked about again. nil asks nobody.
 	Check func(*Snapshot) []Problem
+	// Control is what the control plane's command line says; without a store in it every policy with a global limit is
+	// refused.
+	Control *policy.ControlSettings
 }
 
 // Build judges objects against each other and makes the snapshot of those that stand. Problems of severity Refused name

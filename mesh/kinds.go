@@ -12,6 +12,8 @@ import (
 const (
 	GroupNetworking = "networking.istio.io"
 	GroupSecurity   = "security.istio.io"
+	GroupPolicy     = "policy.signet.dev"
+	GroupInternal   = "signet.dev" // objects that nobody authors
 	GroupCore       = ""
 )
 
@@ -25,6 +27,13 @@ const (
 	KindAuthorizationPolicy = "AuthorizationPolicy"
 	KindPeerAuthentication  = "PeerAuthentication"
 	KindConfigMap           = "ConfigMap"
+
+	KindRequestAuthentication = "RequestAuthentication"
+	KindRegoPolicy            = "RegoPolicy"
+	KindRateLimitPolicy       = "RateLimitPolicy"
+	// KindControlSettings is of GroupInternal: made of BuildOptions.Control, sent to the proxies that need it, refused in a
+	// file.
+	KindControlSettings = "ControlSettings"
 )
 
 // DefaultRootNamespace is where mesh-wide objects live unless MeshConfig.rootNamespace says otherwise.

@@ -11,10 +11,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
 
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // Position is where something stands in a file. Line and Column count from 1; 0 is unknown.
@@ -130,6 +132,24 @@ type View struct {
 	Authorization []*Typed[*security.AuthorizationPolicy]
 	// PeerAuthentication that select this workload, most specific first (workload, namespace, mesh); oldest first in each.
 	PeerAuthentication []*Typed[*security.PeerAuthentication]
+	// RequestAuthentication that select this workload (own namespace and root namespace), root first, each by name; a
+	// quarantined one stands among them with Meta.Quarantined, and means: deny everything.
+	RequestAuthentication []*Typed[*security.RequestAuthentication]
+	// Rego are the RegoPolicies that a CUSTOM policy among Authorization resolves to (own namespace of that policy first,
+	// then the root namespace). A quarantined one denies.
+	Rego []*Typed[*policy.RegoPolicy]
+	// Authorizers are the services of the extension providers that CUSTOM policies among Authorization name, by provider
+	// name, whether the Sidecar imports them or not; a provider whose service does not exist is not in it.
+	Authorizers map[string]*Service
+	// RateLimits are enforced where requests arrive at this workload: those that select it, and those that target its
+	// WorkloadEntry, or a ServiceEntry that it serves. RouteLimits target a VirtualService among VirtualServices. Both
+	// sorted by namespace and name. A quarantined one refuses every request.
+	RateLimits  []*Typed[*policy.RateLimitPolicy]
+	RouteLimits []*Typed[*policy.RateLimitPolicy]
+	// LimitStore is the Redis of global limits, nil if the mesh has none or nothing in this view needs it.
+	LimitStore *policy.RateLimitStore
+	// RegoBuiltins are the built-in functions that the operator allows to Rego beside the harmless ones.
+	RegoBuiltins []string
 	// Peers are all workloads of the mesh, for the metadata of callers and destinations.
 	Peers []*Workload
 	// Objects are the authored objects the view was made from, as they travel over ADS.
@@ -162,6 +182,8 @@ type Settings struct {
 	NumTrustedProxies int
 	// ConnectTimeout is 10 s where unset.
 	ConnectTimeout time.Duration
+	// Providers are MeshConfig's extensionProviders that authorize (envoyExtAuthzGrpc, envoyExtAuthzHttp), by name.
+	Providers map[string]*meshconfig.MeshConfig_ExtensionProvider
 	// TrustDomainAliases are other names under which principals of this trust domain may be written in policies.
 	TrustDomainAliases []string
 }

@@ -37,6 +37,10 @@ type Options struct {
 	Aliases []string
 	// RootNamespace is whose policies come first in order (istio-system).
 	RootNamespace string
+	// Provider resolves provider.name of a CUSTOM policy of that namespace. The same authority is the same pointer: its
+	// policies are one Handover. nil, for the function or its result, means that the provider does not exist: what
+	// matches is denied.
+	Provider func(namespace, name string) *authz.Custom
 }
 
 // Compile builds the indexed program of one workload from the policies that select it: those of its own namespace and of
@@ -146,3 +150,20 @@ func (e *engine) Judge(c *authz.Connection, r *authz.Request) authz.Decision {
 	d.Reason = authz.NoAllow
 	return d
 }
+
+// Handovers implements authz.Engine.
+func (e *engine) Handovers() []authz.Handover { return nil }
+
+// Handover implements authz.Engine.
+func (e *engine) Handover(int, *authz.Connection, *authz.Request) *authz.RuleRef { return nil }
+
+// DryRuns implements authz.Engine.
+func (e *engine) DryRuns() bool { return false }
+
+// DryRun implements authz.Engine.
+func (e *engine) DryRun(dst []authz.Shadow, _ *authz.Connection, _ *authz.Request) []authz.Shadow {
+	return dst
+}
+
+// Explain implements authz.Engine.
+func (e *engine) Explain(*authz.Connection, *authz.Request) []authz.PolicyTrace { return nil }

@@ -12,14 +12,16 @@ type row struct{ dir, floor, why string }
 // floors is the plan of the house. A new room is a row here, with its reason.
 var floors = []row{
 	{"identity", "0", ""},
+	{"identity/jwt", "0b", "authz's words name a verified token, so it stands below them"},
+	{"mesh/policy", "0b", "the generated words of our own objects, which mesh, authz/rego and proxy/limit read"},
 
 	{"certs", "1", ""},
 	{"authz", "1", ""},
 	{"mesh", "1", ""},
 	{"proxy", "1", ""},
-	{"identity/jwt", "1", ""},
 
 	{"ca", "2", ""},
+	{"identity/jwt/jwks", "2", "fetches and keeps remote key sets; identity/jwt itself does no I/O"},
 	{"sds", "2", ""},
 	{"authz/rego", "2", ""},
 	{"authz/extauthz", "2", ""},
@@ -37,6 +39,7 @@ var floors = []row{
 	{"mesh/dir", "3", ""},
 	{"mesh/adswire", "3", "the wire form that adsserver writes and adsclient reads; needs mesh, is used by both ends"},
 	{"proxy/judge", "3", ""},
+	{"proxy/limit/lease", "3", "leases of tokens from Redis for proxy/limit, which knows no store"},
 	{"proxy/upstream", "3", ""},
 	{"proxy/forward", "3b", "drives both corridors; needs upstream and judge, is used by both corridors"},
 
@@ -48,17 +51,19 @@ var floors = []row{
 	{"proxy/inbound", "4", ""},
 	{"proxy/outbound", "4", ""},
 	{"proxy/admin", "4", ""},
+	{"proxy/limit/rls", "4", ""},
 
 	{"cmd/internal/compile", "5a", ""},
 	{"cmd/internal/supervise", "5a", "keeps child processes; knows no column, is used by up and cli"},
-	{"cmd/internal/node", "5b", ""},
+	{"cmd/internal/explain", "5b", ""},
+	{"cmd/internal/node", "5c", "answers what explain asks of a running sidecar"},
 	{"cmd/internal/plane", "5b", ""},
-	{"cmd/internal/up", "5c", "runs node and plane as processes and speaks node's status"},
+	{"cmd/internal/up", "5d", "runs node and plane as processes and speaks node's status"},
 	{"cmd/internal/elsewhere", "5a", "what the executables say on another system than Linux; imports nothing of ours, so that it builds there"},
 	{"cmd/internal/cli", "5a", "what the commands share: exit codes, flags, directories"},
-	{"cmd/internal/cli/control", "5c", "signetd's command, mounted by signetd and signet"},
-	{"cmd/internal/cli/sidecar", "5c", "signet-proxy's command, mounted by signet-proxy and signet; links no CA"},
-	{"cmd/internal/cli/tool", "5d", "signet's command; mounts the others and runs up"},
+	{"cmd/internal/cli/control", "5d", "signetd's command, mounted by signetd and signet"},
+	{"cmd/internal/cli/sidecar", "5d", "signet-proxy's command, mounted by signet-proxy and signet; links no CA"},
+	{"cmd/internal/cli/tool", "5e", "signet's command; mounts the others and runs up"},
 
 	{"cmd/signet", "6", ""},
 	{"cmd/signetd", "6", ""},

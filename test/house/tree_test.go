@@ -114,6 +114,9 @@ func (t *tree) add(p string, src []byte) error {
 	if err != nil {
 		return fmt.Errorf("parsing %s: %w", p, err)
 	}
+	if ast.IsGenerated(parsed) { // its generator's habits, not ours; what it is made of stands beside it
+		return nil
+	}
 	dir := path.Dir(p)
 	if t.rooms[dir] == nil {
 		t.rooms[dir] = &room{dir: dir}
