@@ -30,10 +30,10 @@ func Build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	var refusals []Problem
 	// Each round leaves at least one object out for good.
 	for range len(objects) {
-		if opts.Check == nil {
-			break
+		found := s.world.together()
+		if len(found) == 0 && opts.Check != nil {
+			found = opts.Check(s)
 		}
-		found := opts.Check(s)
 		left, more := without(s.objects, found)
 		if len(more) == 0 {
 			problems = append(problems, found...)
@@ -73,6 +73,7 @@ func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	b := &builder{}
 	stand := b.distinct(objects)
 	w := newWorld(stand, opts.TrustDomain)
+	w.control = newControl(opts.Control)
 	b.sidecars(w)
 	w.sidecars = slices.DeleteFunc(w.sidecars, b.drop)
 	b.listeners(w, w.workloads)
@@ -147,7 +148,8 @@ func (w *world) hash(objects []*Object) string {
 	objects = slices.Clone(objects)
 	slices.SortFunc(objects, older)
 	h := sha256.New()
-	fmt.Fprintf(h, "%q\n", w.trustDomain)
+	control, err := proto.MarshalOptions{Deterministic: true}.Marshal(w.control.settings)
+	fmt.Fprintf(h, "%q %x %v\n", w.trustDomain, control, err)
 	for _, o := range objects {
 		// Maps print sorted. A spec that does not marshal (invalid UTF-8) never got past Parse.
 		spec, err := proto.MarshalOptions{Deterministic: true}.Marshal(o.Spec)

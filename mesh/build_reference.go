@@ -59,6 +59,7 @@ func (b *builder) references(w *world) {
 	for _, v := range w.virtualServices {
 		b.routes(w, v)
 	}
+	b.policies(w)
 }
 
 // selector reports a selector that selects nothing; one in the root namespace selects everywhere, save a Sidecar's.

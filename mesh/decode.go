@@ -75,13 +75,19 @@ func (d *decoder) mark(field string, k, v *yaml.Node) {
 		k = v
 	}
 	d.at[field] = d.place(k.Line, k.Column)
+	if v.Style&yaml.LiteralStyle != 0 {
+		d.at[field+insideText] = d.place(v.Line+1, 0)
+	}
 }
+
+// insideText, after the path of a field, is where the first line of its block of text stands. No field's name has a blank.
+const insideText = " text"
 
 func (d *decoder) find(m protoreflect.MessageDescriptor, name string) protoreflect.FieldDescriptor {
 	if f := m.Fields().ByJSONName(name); f != nil {
 		return f
 	}
-	if d.protoNames {
+	if d.protoNames || m.FullName() == "istio.security.v1beta1.JWTRule" && name == "jwks_uri" {
 		return m.Fields().ByTextName(name)
 	}
 	return nil
@@ -132,7 +138,7 @@ func (d *decoder) list(n *yaml.Node, l protoreflect.List, f protoreflect.FieldDe
 		d.refuse(n, path, "want a list, found %s", describe(n))
 		return
 	}
-	if len(n.Content) == 0 && d.noEmptyLists && path != "spec.rules" {
+	if len(n.Content) == 0 && d.noEmptyLists && (path != "spec.rules" || d.key.Kind != KindAuthorizationPolicy) {
 		d.refuse(n, path, "is an empty list: an absent list means any, so say which is meant")
 	}
 	for i, item := range n.Content {
@@ -187,13 +193,15 @@ func (d *decoder) child(n *yaml.Node, m protoreflect.Message, path string, depth
 	switch {
 	case name == "google.protobuf.Duration":
 		d.duration(n, m, path)
+	case name == "google.protobuf.Struct":
+		d.document(n, m, path)
 	case strings.HasPrefix(string(name), "google.protobuf.") && strings.HasSuffix(string(name), "Value") && name != "google.protobuf.Value":
 		f := m.Descriptor().Fields().ByName("value")
 		if v, ok := d.scalar(n, f, path); ok {
 			m.Set(f, v)
 		}
 	case strings.HasPrefix(string(name), "google.protobuf."):
-		// Free-form values (Struct, Any): no field that we honour has one. Being present is what gets it judged.
+		// Any and the like: no field that we honour has one. Being present is what gets it judged.
 	default:
 		d.message(n, m, path, depth)
 	}

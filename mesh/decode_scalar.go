@@ -104,12 +104,15 @@ func (d *decoder) text(n *yaml.Node, path string) (string, bool) {
 }
 
 func (d *decoder) enum(n *yaml.Node, f protoreflect.FieldDescriptor, path string) (protoreflect.Value, bool) {
-	if v := f.Enum().Values().ByName(protoreflect.Name(n.Value)); v != nil {
+	// A word in _Unset stands for an absent field, and is not written.
+	if v := f.Enum().Values().ByName(protoreflect.Name(n.Value)); v != nil && !strings.HasSuffix(n.Value, "_Unset") {
 		return protoreflect.ValueOfEnum(v.Number()), true
 	}
 	names := make([]string, 0, f.Enum().Values().Len())
 	for i := 0; i < f.Enum().Values().Len(); i++ {
-		names = append(names, string(f.Enum().Values().Get(i).Name()))
+		if name := string(f.Enum().Values().Get(i).Name()); !strings.HasSuffix(name, "_Unset") {
+			names = append(names, name)
+		}
 	}
 	d.refuse(n, path, "unknown value %q, want one of %s", clip(n.Value), strings.Join(names, ", "))
 	return protoreflect.Value{}, false

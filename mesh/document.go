@@ -24,17 +24,24 @@ func (p *parser) read(n *yaml.Node) (*Object, []Problem) {
 	if ns := text(child(child(n, "metadata"), "namespace")); ns != "" {
 		key.Namespace = ns
 	}
+	if group == GroupInternal {
+		return nil, []Problem{{Position: p.place(kind.Line, kind.Column), Key: key, Field: "kind", Message: "is made by the control plane of its own command line, and never read from a file"}}
+	}
 	spec, known := NewSpec(group, kind.Value)
 	if !known {
 		return nil, []Problem{{Position: p.place(kind.Line, kind.Column), Key: key, Field: "kind", Message: instead(group, kind.Value)}}
 	}
 	o := &Object{Meta: Meta{Key: key, Version: version, Position: at, Created: p.opts.Now}, Spec: spec}
-	d := &decoder{place: p.place, key: key, at: make(map[string]Position), noEmptyLists: group == GroupSecurity}
+	d := &decoder{place: p.place, key: key, at: make(map[string]Position), noEmptyLists: guarded(group)}
 	if !servedVersion(group, version) {
-		d.refuse(apiVersion, "apiVersion", "version %q of %s is not served: use v1", version, o.Kind)
+		d.refuse(apiVersion, "apiVersion", "version %q of %s is not served: use %s", version, o.Kind, VersionOf(group))
 	}
 	d.envelope(n, o)
 	o.at = d.at
+	if o.Quarantined() {
+		d.refuse(n, "metadata.annotations["+QuarantineAnnotation+"]", "is set by the control plane, and by nobody else")
+		delete(o.Annotations, QuarantineAnnotation)
+	}
 	if o.Kind == KindConfigMap {
 		return p.configMap(n, d, o)
 	}
@@ -53,6 +60,9 @@ func (p *parser) read(n *yaml.Node) (*Object, []Problem) {
 
 // servedVersion reports whether Istio's CRDs serve the version.
 func servedVersion(group, version string) bool {
+	if group == GroupPolicy {
+		return version == VersionOf(group)
+	}
 	switch version {
 	case "v1":
 		return true
@@ -177,7 +187,7 @@ func (d *decoder) stringMap(n *yaml.Node, field string) map[string]string {
 
 // keepPartial hangs what could be read of a refused security object on its problems, for Quarantine.
 func keepPartial(o *Object, problems []Problem) []Problem {
-	if o.Group != GroupSecurity || len(Refusals(problems)) == 0 {
+	if !guarded(o.Group) || len(Refusals(problems)) == 0 {
 		return problems
 	}
 	for i := range problems {

@@ -42,6 +42,14 @@ func fieldTables(kind string) fieldTable {
 		return authorizationPolicyFields
 	case KindPeerAuthentication:
 		return peerAuthenticationFields
+	case KindRequestAuthentication:
+		return requestAuthenticationFields
+	case KindRegoPolicy:
+		return regoPolicyFields
+	case KindRateLimitPolicy:
+		return rateLimitPolicyFields
+	case KindControlSettings:
+		return controlSettingsFields
 	case KindConfigMap:
 		return meshConfigFields
 	}

@@ -8,12 +8,12 @@ func meshConfigFields(path string) (fate, string) {
 		"outboundTrafficPolicy", "outboundTrafficPolicy.mode", "rootNamespace", "trustDomain", "trustDomainAliases",
 		"connectTimeout", "enableAutoMtls", "defaultServiceExportTo", "defaultVirtualServiceExportTo",
 		"defaultDestinationRuleExportTo", "defaultConfig", "defaultConfig.gatewayTopology",
-		"defaultConfig.gatewayTopology.numTrustedProxies":
+		"defaultConfig.gatewayTopology.numTrustedProxies", "extensionProviders":
 		return honoured, ""
 	case "accessLogFormat":
 		return warned, "is dropped: the format is Istio's default one, as text or JSON"
-	case "enableTracing", "extensionProviders", "defaultProviders", "enableEnvoyAccessLogService", "disableEnvoyListenerLog":
-		return warned, "is dropped: no tracing, metrics or access log provider is called"
+	case "enableTracing", "defaultProviders", "enableEnvoyAccessLogService", "disableEnvoyListenerLog":
+		return warned, noTelemetryProvider
 	case "proxyListenPort", "proxyInboundListenPort", "proxyHttpPort":
 		return warned, "is dropped: listeners are those of Sidecars"
 	case "ingressClass", "ingressService", "ingressControllerMode", "ingressSelector":
@@ -36,6 +36,9 @@ func meshConfigFields(path string) (fate, string) {
 		"defaultConfig.gatewayTopology.forwardClientCertDetails", "defaultConfig.gatewayTopology.proxyProtocol",
 		"defaultConfig.connectionSettings", "defaultConfig.controlPlaneAuthPolicy", "defaultConfig.sds":
 		return refused, "is not honoured: it says whom a proxy trusts or what it forwards"
+	}
+	if rest, ok := strings.CutPrefix(path, "extensionProviders."); ok {
+		return extensionProviderFields(rest)
 	}
 	if strings.HasPrefix(path, "defaultConfig.") && strings.Count(path, ".") == 1 {
 		return warned, "is dropped: it configures Envoy"

@@ -62,22 +62,19 @@ func peerAuthenticationFields(path string) (fate, string) {
 func authorizationPolicyFields(path string) (fate, string) {
 	switch path {
 	case "selector", "selector.matchLabels", "rules", "action", "rules.from", "rules.from.source", "rules.to",
-		"rules.to.operation", "rules.when", "rules.when.key", "rules.when.values", "rules.when.notValues":
+		"rules.to.operation", "rules.when", "rules.when.key", "rules.when.values", "rules.when.notValues",
+		"provider", "provider.name":
 		return honoured, ""
 	case "targetRef", "targetRefs":
 		return refused, "is not honoured: sidecars are selected by selector.matchLabels"
-	case "provider":
-		return refused, "is not honoured: action CUSTOM is not supported yet"
 	}
 	if field, ok := strings.CutPrefix(path, "rules.from.source."); ok {
 		switch field {
 		case "principals", "notPrincipals", "namespaces", "notNamespaces", "serviceAccounts", "notServiceAccounts", "ipBlocks",
-			"notIpBlocks", "trustDomains", "notTrustDomains":
+			"notIpBlocks", "trustDomains", "notTrustDomains", "requestPrincipals", "notRequestPrincipals":
 			return honoured, ""
 		case "remoteIpBlocks", "notRemoteIpBlocks":
 			return honoured, "warned of: " + remoteMeans
-		case "requestPrincipals", "notRequestPrincipals":
-			return refused, "is not honoured: JSON Web Tokens are not verified yet"
 		}
 	}
 	switch strings.TrimPrefix(path, "rules.to.operation.") {

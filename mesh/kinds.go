@@ -6,6 +6,8 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // The API groups of the kinds that are read.
@@ -39,6 +41,18 @@ const (
 // DefaultRootNamespace is where mesh-wide objects live unless MeshConfig.rootNamespace says otherwise.
 const DefaultRootNamespace = "istio-system"
 
+// VersionOf is the version that objects of a group are written in here, and travel in: v1alpha1 of policy.signet.dev, v1 of
+// every other group.
+func VersionOf(group string) string {
+	if group == GroupPolicy {
+		return "v1alpha1"
+	}
+	return "v1"
+}
+
+// guarded reports whether a refused object of the group is never absent, but quarantined.
+func guarded(group string) bool { return group == GroupSecurity || group == GroupPolicy }
+
 // DefaultNamespace is the namespace of an object that names none.
 const DefaultNamespace = "default"
 
@@ -60,6 +74,14 @@ func NewSpec(group, kind string) (proto.Message, bool) {
 		return &security.AuthorizationPolicy{}, true
 	case GroupSecurity + "/" + KindPeerAuthentication:
 		return &security.PeerAuthentication{}, true
+	case GroupSecurity + "/" + KindRequestAuthentication:
+		return &security.RequestAuthentication{}, true
+	case GroupPolicy + "/" + KindRegoPolicy:
+		return &policy.RegoPolicy{}, true
+	case GroupPolicy + "/" + KindRateLimitPolicy:
+		return &policy.RateLimitPolicy{}, true
+	case GroupInternal + "/" + KindControlSettings:
+		return &policy.ControlSettings{}, true
 	case GroupCore + "/" + KindConfigMap:
 		return &meshconfig.MeshConfig{}, true
 	}

@@ -25,7 +25,7 @@ type Position struct {
 	Line, Column int
 }
 
-// Key names an object. Group is networking.istio.io, security.istio.io or "" (core).
+// Key names an object. Group is networking.istio.io, security.istio.io, policy.signet.dev or "" (core).
 type Key struct{ Group, Kind, Namespace, Name string }
 
 // Meta is what every authored object has. Version (v1, v1beta1, v1alpha3) is as written; all mean the same.
@@ -43,8 +43,9 @@ type Meta struct {
 type Object struct {
 	Meta
 	// Spec is *networking.WorkloadEntry, *networking.ServiceEntry, *networking.Sidecar, *networking.VirtualService,
-	// *networking.DestinationRule, *security.AuthorizationPolicy, *security.PeerAuthentication or *meshconfig.MeshConfig
-	// (from the ConfigMap istio).
+	// *networking.DestinationRule, *security.AuthorizationPolicy, *security.PeerAuthentication,
+	// *security.RequestAuthentication, *policy.RegoPolicy, *policy.RateLimitPolicy, *policy.ControlSettings (made by Build)
+	// or *meshconfig.MeshConfig (from the ConfigMap istio).
 	Spec proto.Message
 	// at holds where the fields of the spec stand, by path; nil for an object that came over the wire.
 	at map[string]Position

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -48,6 +49,18 @@ func (p *Problem) Error() string {
 // above it.
 func Fault(o *Object, field, message string) Problem {
 	return Problem{Position: o.where(field), Key: o.Key, Field: field, Message: message, partial: o}
+}
+
+// FaultInText is a Fault inside a field that holds a text of its own, such as a module of Rego: line counts from 1. The
+// position is the line in the file where the text stands as a block (|), else that of the field.
+func FaultInText(o *Object, field string, line, column int, message string) Problem {
+	p := Fault(o, field, message)
+	if at, ok := o.at[field+insideText]; ok && line > 0 {
+		p.Position = Position{File: at.File, Line: at.Line + line - 1}
+	} else {
+		p.Message = fmt.Sprintf("line %d, column %d: %s", line, column, message)
+	}
+	return p
 }
 
 // String is "refused" or "warning".

@@ -12,8 +12,6 @@ func instead(group, kind string) string {
 		hint = "the proxy runs no plugins; access decisions go into AuthorizationPolicy"
 	case "Gateway":
 		hint = "there is no gateway yet; a Sidecar's ingress listener accepts what comes from other workloads"
-	case "RequestAuthentication":
-		hint = "JSON Web Tokens are not verified yet; identify callers by mTLS with PeerAuthentication and AuthorizationPolicy"
 	case "Telemetry":
 		hint = "metrics are always on and the access log is set by MeshConfig.accessLogFile and accessLogEncoding"
 	case "ProxyConfig":
@@ -22,10 +20,10 @@ func instead(group, kind string) string {
 		hint = "write one WorkloadEntry for each workload"
 	case "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute", "GatewayClass", "ReferenceGrant", "BackendTLSPolicy":
 		hint = "Gateway API is not read yet; use VirtualService and DestinationRule"
-	case "RegoPolicy":
-		hint = "Rego is not read yet; use AuthorizationPolicy"
-	case "RateLimitPolicy":
-		hint = "rate limits are not read yet"
+	case KindRegoPolicy, KindRateLimitPolicy:
+		hint = "its apiVersion is " + GroupPolicy + "/" + VersionOf(GroupPolicy)
+	case "BackendTrafficPolicy", "HTTPLocalRateLimitPolicy", "MeshRateLimit":
+		hint = "rate limits are written as RateLimitPolicy of " + GroupPolicy + "/" + VersionOf(GroupPolicy)
 	case "Deployment", "StatefulSet", "DaemonSet", "Pod", "ReplicaSet", "Job", "CronJob":
 		hint = "programs are started by you (or by the Procfile); describe each as a WorkloadEntry"
 	case "Service", "Endpoints", "EndpointSlice":
@@ -40,12 +38,12 @@ func instead(group, kind string) string {
 		hint = "MeshConfig is read from the ConfigMap istio in the root namespace, key mesh"
 	case KindWorkloadEntry, KindServiceEntry, KindSidecar, KindVirtualService, KindDestinationRule:
 		hint = "its apiVersion is " + GroupNetworking + "/v1"
-	case KindAuthorizationPolicy, KindPeerAuthentication:
+	case KindAuthorizationPolicy, KindPeerAuthentication, KindRequestAuthentication:
 		hint = "its apiVersion is " + GroupSecurity + "/v1"
 	case KindConfigMap:
 		hint = "its apiVersion is v1"
 	default:
-		hint = "the kinds that are read are WorkloadEntry, ServiceEntry, Sidecar, VirtualService, DestinationRule, AuthorizationPolicy, PeerAuthentication and the ConfigMap istio"
+		hint = "the kinds that are read are WorkloadEntry, ServiceEntry, Sidecar, VirtualService, DestinationRule, AuthorizationPolicy, PeerAuthentication, RequestAuthentication, RegoPolicy, RateLimitPolicy and the ConfigMap istio"
 	}
 	if group == "" {
 		group = "core"

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
 )
@@ -131,16 +133,16 @@ func hostForms(host, namespace string) []string {
 	return []string{host, host + "." + namespace + ".svc.cluster.local"}
 }
 
-// policies are the AuthorizationPolicies that select a workload, root namespace first, each namespace by name.
-func (w *world) policies(l *Workload) []*Typed[*security.AuthorizationPolicy] {
-	var out []*Typed[*security.AuthorizationPolicy]
+// selecting are those of some policies that select a workload, root namespace first, each namespace by name.
+func selecting[T proto.Message](w *world, policies []*Typed[T], labels func(T) map[string]string, l *Workload) []*Typed[T] {
+	var out []*Typed[T]
 	root := w.settings.RootNamespace
-	for _, p := range w.authorization {
-		if (p.Namespace == l.Namespace || p.Namespace == root) && selects(p.Spec.GetSelector().GetMatchLabels(), l.Labels) {
+	for _, p := range policies {
+		if (p.Namespace == l.Namespace || p.Namespace == root) && selects(labels(p.Spec), l.Labels) {
 			out = append(out, p)
 		}
 	}
-	slices.SortFunc(out, func(a, b *Typed[*security.AuthorizationPolicy]) int {
+	slices.SortFunc(out, func(a, b *Typed[T]) int {
 		if (a.Namespace == root) != (b.Namespace == root) {
 			if a.Namespace == root {
 				return -1
@@ -150,6 +152,14 @@ func (w *world) policies(l *Workload) []*Typed[*security.AuthorizationPolicy] {
 		return strings.Compare(a.Name, b.Name)
 	})
 	return out
+}
+
+func authorizationLabels(p *security.AuthorizationPolicy) map[string]string {
+	return p.GetSelector().GetMatchLabels()
+}
+
+func authenticationLabels(p *security.RequestAuthentication) map[string]string {
+	return p.GetSelector().GetMatchLabels()
 }
 
 // egressTarget finds the one service of a TCP egress listener among the services it imports: the one with the listener's

@@ -17,11 +17,8 @@ const (
 func readSettings(o *Object) Settings {
 	s := Settings{RootNamespace: DefaultRootNamespace, ProtocolDetectionTimeout: defaultDetection, AllowAny: true, AccessLog: true,
 		ConnectTimeout: defaultConnect}
-	if o == nil {
-		return s
-	}
-	c, ok := o.Spec.(*meshconfig.MeshConfig)
-	if !ok {
+	c := configOf(o)
+	if c == nil {
 		return s
 	}
 	if ns := c.GetRootNamespace(); ns != "" {
@@ -42,6 +39,7 @@ func readSettings(o *Object) Settings {
 	s.AccessLogJSON = c.GetAccessLogEncoding() == meshconfig.MeshConfig_JSON
 	s.NumTrustedProxies = int(c.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies())
 	s.TrustDomainAliases = c.GetTrustDomainAliases()
+	s.Providers = readProviders(c)
 	switch c.GetPathNormalization().GetNormalization() {
 	case meshconfig.MeshConfig_ProxyPathNormalization_NONE:
 		s.Normalization = NoNormalization
@@ -53,4 +51,13 @@ func readSettings(o *Object) Settings {
 		s.Normalization = MergeSlashes
 	}
 	return s
+}
+
+// configOf is the MeshConfig of an object, nil if it has none.
+func configOf(o *Object) *meshconfig.MeshConfig {
+	if o == nil {
+		return nil
+	}
+	c, _ := o.Spec.(*meshconfig.MeshConfig)
+	return c
 }

@@ -6,6 +6,8 @@ import (
 	meshconfig "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // Validate judges the structure of one object by itself: field by field, without looking at any other object. The table
@@ -13,6 +15,7 @@ import (
 func Validate(o *Object, trustDomain string) []Problem {
 	j := &judge{object: o, trustDomain: trustDomain}
 	j.fields(fieldTables(o.Kind))
+	j.dryRun()
 	switch spec := o.Spec.(type) {
 	case *networking.WorkloadEntry:
 		j.workloadEntry(spec)
@@ -28,6 +31,14 @@ func Validate(o *Object, trustDomain string) []Problem {
 		j.authorizationPolicy(spec)
 	case *security.PeerAuthentication:
 		j.peerAuthentication(spec)
+	case *security.RequestAuthentication:
+		j.requestAuthentication(spec)
+	case *policy.RegoPolicy:
+		j.regoPolicy(spec)
+	case *policy.RateLimitPolicy:
+		j.rateLimitPolicy(spec)
+	case *policy.ControlSettings:
+		j.controlSettings(spec)
 	case *meshconfig.MeshConfig:
 		j.meshConfig(spec)
 	default:

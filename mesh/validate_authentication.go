@@ -55,6 +55,7 @@ func (j *judge) meshConfig(c *meshconfig.MeshConfig) {
 	if n := c.GetDefaultConfig().GetGatewayTopology().GetNumTrustedProxies(); n > 100 {
 		j.refuse("defaultConfig.gatewayTopology.numTrustedProxies", "%d is more than 100", n)
 	}
+	j.providers(c.GetExtensionProviders())
 	j.exportDefault("defaultServiceExportTo", c.GetDefaultServiceExportTo())
 	j.exportDefault("defaultVirtualServiceExportTo", c.GetDefaultVirtualServiceExportTo())
 	j.exportDefault("defaultDestinationRuleExportTo", c.GetDefaultDestinationRuleExportTo())

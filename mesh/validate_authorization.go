@@ -10,13 +10,21 @@ import (
 
 func (j *judge) authorizationPolicy(p *security.AuthorizationPolicy) {
 	j.selectorLabels("selector.matchLabels", p.GetSelector().GetMatchLabels())
-	if v, ok := j.object.Annotations["istio.io/dry-run"]; ok && v != "false" {
-		j.refuse("metadata.annotations[istio.io/dry-run]", "is not honoured: there is no dry run yet, use action AUDIT")
-	}
 	rules := p.GetRules()
+	name, custom := p.GetProvider().GetName(), p.GetAction() == security.AuthorizationPolicy_CUSTOM
+	switch {
+	case custom && name == "":
+		j.refuse("provider.name", "must be set: CUSTOM asks a RegoPolicy, or an extension provider of MeshConfig, by its name")
+	case custom:
+		j.word("provider.name", name, maxNameLength)
+	case p.GetActionDetail() != nil:
+		j.refuse("provider", "is only for action CUSTOM")
+	}
 	switch p.GetAction() {
 	case security.AuthorizationPolicy_CUSTOM:
-		j.refuse("action", "CUSTOM is not supported yet: use ALLOW, DENY or AUDIT")
+		if len(rules) == 0 {
+			j.refuse("rules", "a CUSTOM policy without rules asks nobody: write rules: [{}] to ask about everything")
+		}
 	case security.AuthorizationPolicy_DENY:
 		if len(rules) == 0 {
 			j.refuse("rules", "a DENY policy without rules denies nothing: write rules: [{}] to deny everything")
@@ -87,7 +95,8 @@ func (j *judge) source(f string, s *security.Source) {
 	n += j.values(f+"ipBlocks", s.GetIpBlocks(), j.block) + j.values(f+"notIpBlocks", s.GetNotIpBlocks(), j.block)
 	n += j.remote(f+"remoteIpBlocks", s.GetRemoteIpBlocks()) + j.remote(f+"notRemoteIpBlocks", s.GetNotRemoteIpBlocks())
 	n += j.values(f+"trustDomains", s.GetTrustDomains(), j.trustDomainPattern) + j.values(f+"notTrustDomains", s.GetNotTrustDomains(), j.trustDomainPattern)
-	n += len(s.GetRequestPrincipals()) + len(s.GetNotRequestPrincipals()) // refused by their own name
+	n += j.values(f+"requestPrincipals", s.GetRequestPrincipals(), j.requestPrincipal) +
+		j.values(f+"notRequestPrincipals", s.GetNotRequestPrincipals(), j.requestPrincipal)
 	if n == 0 {
 		j.refuse(strings.TrimSuffix(f, "."), "must say at least one thing: an empty source would mean any")
 	}
@@ -110,6 +119,9 @@ func (j *judge) principal(field, v string) {
 	}
 	j.live(field, v, deadPrincipal)
 }
+
+// requestPrincipal judges a pattern of ISSUER/SUBJECT.
+func (j *judge) requestPrincipal(field, v string) { j.live(field, v, deadRequestPrincipal) }
 
 func (j *judge) namespace(field, v string) { j.live(field, v, deadNamespace) }
 
@@ -196,7 +208,9 @@ func (j *judge) condition(f string, c *security.Condition) {
 		j.warn(f+"key", remoteMeans)
 	case "source.namespace":
 		check = j.namespace
-	case "connection.sni":
+	case "connection.sni", "request.auth.audiences", "request.auth.presenter":
+	case "request.auth.principal":
+		check = j.requestPrincipal
 	case "request.headers[:method]":
 		check = j.method
 	case "source.serviceAccount":
@@ -227,13 +241,44 @@ func (j *judge) conditionKey(field, key string) bool {
 		}
 		return true
 	}
+	if rest, ok := strings.CutPrefix(key, "request.auth.claims"); ok {
+		if claimPath(rest) == nil {
+			j.refuse(field, "%q: want request.auth.claims[NAME], or [NAME][NAME] for a nested claim", clip(key))
+			return false
+		}
+		return true
+	}
 	switch {
-	case strings.HasPrefix(key, "request.auth."):
-		j.refuse(field, "%q is not honoured: JSON Web Tokens are not verified yet", clip(key))
 	case strings.HasPrefix(key, "experimental.envoy.filters."):
 		j.refuse(field, "%q is not honoured: the proxy is not Envoy", clip(key))
 	default:
-		j.refuse(field, "unknown key %q: want request.headers[NAME], source.ip, source.namespace, source.serviceAccount, source.principal, source.trustDomain, remote.ip, destination.ip, destination.port or connection.sni", clip(key))
+		j.refuse(field, "unknown key %q: want request.headers[NAME], request.auth.principal, request.auth.audiences, request.auth.presenter, request.auth.claims[NAME], source.ip, source.namespace, source.serviceAccount, source.principal, source.trustDomain, remote.ip, destination.ip, destination.port or connection.sni", clip(key))
 	}
 	return false
+}
+
+// claimPath is the names in brackets after request.auth.claims; nil if that is not what stands there.
+func claimPath(s string) []string {
+	var out []string
+	for s != "" {
+		name, rest, closed := strings.Cut(strings.TrimPrefix(s, "["), "]")
+		if s[0] != '[' || !closed || name == "" || strings.Contains(name, "[") || len(name) > maxWordBytes {
+			return nil
+		}
+		out, s = append(out, name), rest
+	}
+	return out
+}
+
+// dryRun judges Istio's annotation, which is an AuthorizationPolicy's alone.
+func (j *judge) dryRun() {
+	v, ok := j.object.Annotations[DryRunAnnotation]
+	field := "metadata.annotations[" + DryRunAnnotation + "]"
+	switch {
+	case !ok:
+	case j.object.Kind != KindAuthorizationPolicy:
+		j.refuse(field, "is only for AuthorizationPolicy")
+	case v != "true" && v != "false":
+		j.refuse(field, "%q: want \"true\" or \"false\"", clip(v))
+	}
 }

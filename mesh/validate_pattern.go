@@ -196,6 +196,14 @@ func deadPrincipal(l literal) string {
 	return ""
 }
 
+// deadRequestPrincipal says why no token's ISSUER/SUBJECT can match.
+func deadRequestPrincipal(l literal) string {
+	if l.whole() && !strings.Contains(l.text, "/") {
+		return "a request principal is ISSUER/SUBJECT, as in https://issuer.example/user"
+	}
+	return ""
+}
+
 // deadTrustDomain says why no name of a trust domain can match.
 func deadTrustDomain(l literal) string {
 	if l.text == "" && l.whole() {

@@ -1,18 +1,24 @@
 package mesh
 
 import (
+	"maps"
 	"slices"
 
 	networking "istio.io/api/networking/v1"
 )
 
 // NewView makes the view of the workload self (NAMESPACE/NAME) from the objects that stand, which may be a whole
-// snapshot's or the Objects of an earlier view of the same workload: the result is the same. endpoints gives the
+// snapshot's (which has no ControlSettings) or the Objects of an earlier view of the same workload: the result is the same. endpoints gives the
 // endpoints of one port of one host and false if it has none; nil computes them from the objects themselves. The view is
 // nil when self is not among the objects or has no service account; problems of severity Refused name objects left out.
 func NewView(objects []*Object, trustDomain, self string, endpoints func(host string, port uint32) ([]Endpoint, bool)) (*View, []Problem) {
 	b := &builder{}
-	w := newWorld(b.distinct(objects), trustDomain)
+	stand := b.distinct(objects)
+	w := newWorld(stand, trustDomain)
+	if left, refused := without(stand, w.together()); len(refused) > 0 {
+		b.problems = append(b.problems, refused...)
+		w = newWorld(left, trustDomain)
+	}
 	l := w.byName[self]
 	if l == nil {
 		return nil, append(b.problems, Problem{Key: Key{Group: GroupNetworking, Kind: KindWorkloadEntry}, Message: "no WorkloadEntry " + self + " among the objects"})
@@ -42,6 +48,8 @@ func (w *world) view(self string, endpoints func(string, uint32) ([]Endpoint, bo
 	services, used := w.visible(l.Namespace, s)
 	v.Services = services
 	v.Served = w.served(self, used)
+	w.judging(v, used)
+	governed := slices.AppendSeq(slices.Clone(services), maps.Values(v.Authorizers))
 	if endpoints != nil {
 		v.Services = withEndpoints(services, endpoints)
 	}
@@ -52,20 +60,18 @@ func (w *world) view(self string, endpoints func(string, uint32) ([]Endpoint, bo
 		}
 	}
 	for _, d := range w.destinationRules {
-		if w.governs(d, l.Namespace, services) {
+		if w.governs(d, l.Namespace, governed) {
 			v.DestinationRules = append(v.DestinationRules, d)
 			used[d.Key] = true
 		}
 	}
-	v.Authorization = w.policies(l)
-	for _, p := range v.Authorization {
-		used[p.Key] = true
-	}
 	v.PeerAuthentication = w.peerPolicies(l)
+	w.limiting(v, used)
 	if v.Sidecar != nil {
 		used[v.Sidecar.Key] = true
 	}
 	v.Objects = w.traveling(used)
+	w.controls(v)
 	return v
 }
 

@@ -9,6 +9,8 @@ import (
 
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
+
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // world is every object that stands, sorted out by kind and oldest first in each. Immutable once built.
@@ -17,6 +19,7 @@ type world struct {
 	settings    Settings
 	objects     map[Key]*Object
 	config      *Object // the ConfigMap istio, nil if there is none
+	control     control
 
 	workloads        []*Workload // sorted by namespace and name
 	byName           map[string]*Workload
@@ -26,6 +29,9 @@ type world struct {
 	destinationRules []*Typed[*networking.DestinationRule]
 	authorization    []*Typed[*security.AuthorizationPolicy]
 	peers            []*Typed[*security.PeerAuthentication]
+	authentication   []*Typed[*security.RequestAuthentication]
+	rego             []*Typed[*policy.RegoPolicy]
+	limits           []*Typed[*policy.RateLimitPolicy]
 	entries          []*entry
 }
 
@@ -42,7 +48,9 @@ func newWorld(objects []*Object, trustDomain string) *world {
 	sorted := slices.Clone(objects)
 	slices.SortFunc(sorted, older)
 	for _, o := range sorted {
-		w.objects[o.Key] = o
+		if o.Key != ControlKey() { // it is no object of the mesh: it goes only where it is needed
+			w.objects[o.Key] = o
+		}
 		if o.Kind == KindConfigMap && w.config == nil {
 			w.config = o
 		}
@@ -90,6 +98,14 @@ func (w *world) sort(o *Object) {
 		w.authorization = append(w.authorization, typed(o, spec))
 	case *security.PeerAuthentication:
 		w.peers = append(w.peers, typed(o, spec))
+	case *security.RequestAuthentication:
+		w.authentication = append(w.authentication, typed(o, spec))
+	case *policy.RegoPolicy:
+		w.rego = append(w.rego, typed(o, spec))
+	case *policy.RateLimitPolicy:
+		w.limits = append(w.limits, typed(o, spec))
+	case *policy.ControlSettings:
+		w.control = newControl(spec)
 	}
 }
 

@@ -17,6 +17,10 @@ const (
 	UnsupportedUpgrade
 	ExpectationFailed
 	Denied
+	AuthorityDenied
+	AuthorityFailed
+	TokenInvalid
+	RateLimited
 	NoRoute
 	UnknownHost
 	ForbiddenTarget
@@ -61,6 +65,10 @@ var answers = [codes]Answer{
 	UnsupportedUpgrade:          {403, "-", "upgrade_failed", "upgrade not supported", true},
 	ExpectationFailed:           {417, "DPE", "expectation_failed", "expectation failed", true},
 	Denied:                      {403, "-", "", "RBAC: access denied", false},
+	AuthorityDenied:             {403, "UAEX", "ext_authz_denied", "RBAC: access denied", false},
+	AuthorityFailed:             {403, "UAEX", "ext_authz_error", "RBAC: access denied", false},
+	TokenInvalid:                {401, "-", "jwt_authn_access_denied", "Jwt verification fails", false},
+	RateLimited:                 {429, "RL", "request_rate_limited", "rate limited", false},
 	NoRoute:                     {404, "NR", "route_not_found", "", false},
 	UnknownHost:                 {502, "-", "direct_response", "", false},
 	ForbiddenTarget:             {403, "-", "forbidden_target", "", false},
@@ -89,6 +97,10 @@ type Failure struct {
 	Code Code
 	// Detail goes to the access log in place of the table's, Body to the client, "" for the table's.
 	Detail, Body string
+	// Status is in place of the table's where somebody else decides it (an authority), 0 for the table's.
+	Status int
+	// Fields go along with the answer.
+	Fields []Field
 	// Cause is for the log only, never for the client. May be nil.
 	Cause error
 }

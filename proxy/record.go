@@ -75,6 +75,19 @@ type Record struct {
 	TransportFailure string
 	// Audited is the id of an AUDIT rule that matched, "" for none.
 	Audited string
+	// DeniedBy names who refused the exchange, KIND/NAMESPACE/NAME[RULE]; "" if nobody did. Not borrowed: it lives as long
+	// as the configuration, or longer.
+	DeniedBy string
+	// Shadows are the outcomes of policies in dry run and of limits in shadow mode. The slice is borrowed, its strings are
+	// not.
+	Shadows []Shadow
+}
+
+// Shadow is what one policy without effect would have decided.
+type Shadow struct {
+	// By is KIND/NAMESPACE/NAME[RULE].
+	By     string
+	Denied bool
 }
 
 // Recorder takes finished exchanges. Safe for concurrent use; must not block and must not keep the record.

@@ -18,10 +18,6 @@
 package compile
 
 import (
-	"cmp"
-	"fmt"
-	"slices"
-
 	security "istio.io/api/security/v1"
 
 	"github.com/signet-mesh/signet/authz"
@@ -45,7 +41,7 @@ type Options struct {
 
 // Compile builds the indexed program of one workload from the policies that select it: those of its own namespace and of
 // the root namespace, in any order. The rule that a decision names is the first that matches in the order root
-// namespace, namespace, policy name, rule. The error names the policy and the field. Policies are not retained.
+// namespace, namespace, policy name, rule. The error names the policy and the field. Specs are retained.
 func Compile(policies []*mesh.Typed[*security.AuthorizationPolicy], o Options) (*authz.Program, error) {
 	e, err := build(policies, o, linearBelow)
 	if err != nil {
@@ -67,103 +63,8 @@ func CompileLinear(policies []*mesh.Typed[*security.AuthorizationPolicy], o Opti
 // linearBelow is the number of rules from which an index pays.
 const linearBelow = 4
 
-// phases are the rules by action, for HTTP requests or for TCP connections.
-type phases struct{ audit, deny, allow set }
-
-type engine struct {
-	http, tcp phases
-	// restricts is true when there is an ALLOW policy, even one without rules.
-	restricts bool
-}
-
+// build compiles once. A threshold of 0 makes no index.
 func build(policies []*mesh.Typed[*security.AuthorizationPolicy], o Options, threshold int) (*engine, error) {
-	for i, p := range policies {
-		if p == nil || p.Spec == nil {
-			return nil, fmt.Errorf("compiling AuthorizationPolicy %d of %d: there is no spec", i+1, len(policies))
-		}
-	}
-	ordered := slices.Clone(policies)
-	slices.SortStableFunc(ordered, func(a, b *mesh.Typed[*security.AuthorizationPolicy]) int {
-		return cmp.Or(
-			cmp.Compare(rank(a.Namespace, o.RootNamespace), rank(b.Namespace, o.RootNamespace)),
-			cmp.Compare(a.Namespace, b.Namespace),
-			cmp.Compare(a.Name, b.Name))
-	})
-
-	e, order := &engine{}, 0
-	var audit, deny, allow []*rule
-	for _, p := range ordered {
-		t := translator{policy: p, options: o}
-		rules, err := t.rules()
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range rules {
-			r.order = order
-			order++
-		}
-		switch p.Spec.GetAction() {
-		case security.AuthorizationPolicy_DENY:
-			deny = append(deny, rules...)
-		case security.AuthorizationPolicy_AUDIT:
-			audit = append(audit, rules...)
-		default: // translator.rules lets no action but these through
-			allow, e.restricts = append(allow, rules...), true
-		}
-	}
-	e.http = phases{newSet(audit, threshold), newSet(deny, threshold), newSet(allow, threshold)}
-	e.tcp = phases{newSet(widened(audit), threshold), newSet(widened(deny), threshold), newSet(narrowed(allow), threshold)}
-	return e, nil
+	once := &Cache{threshold: threshold}
+	return once.compile(policies, o)
 }
-
-func rank(namespace, root string) int {
-	if namespace == root {
-		return 0
-	}
-	return 1
-}
-
-// Judge implements authz.Engine. It doesn't allocate, save for a host of more than maxHost bytes.
-func (e *engine) Judge(c *authz.Connection, r *authz.Request) authz.Decision {
-	var f facts
-	f.read(c, r)
-	p := &e.http
-	if r == nil {
-		p = &e.tcp
-	}
-
-	f.wide = true
-	d := authz.Decision{Audit: p.audit.first(&f)}
-	if d.Rule = p.deny.first(&f); d.Rule != nil {
-		d.Reason = authz.DenyMatched
-		return d
-	}
-	if !e.restricts {
-		d.Allowed, d.Reason = true, authz.NoAllowPolicy
-		return d
-	}
-	f.wide = false
-	if d.Rule = p.allow.first(&f); d.Rule != nil {
-		d.Allowed, d.Reason = true, authz.AllowMatched
-		return d
-	}
-	d.Reason = authz.NoAllow
-	return d
-}
-
-// Handovers implements authz.Engine.
-func (e *engine) Handovers() []authz.Handover { return nil }
-
-// Handover implements authz.Engine.
-func (e *engine) Handover(int, *authz.Connection, *authz.Request) *authz.RuleRef { return nil }
-
-// DryRuns implements authz.Engine.
-func (e *engine) DryRuns() bool { return false }
-
-// DryRun implements authz.Engine.
-func (e *engine) DryRun(dst []authz.Shadow, _ *authz.Connection, _ *authz.Request) []authz.Shadow {
-	return dst
-}
-
-// Explain implements authz.Engine.
-func (e *engine) Explain(*authz.Connection, *authz.Request) []authz.PolicyTrace { return nil }

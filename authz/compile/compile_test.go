@@ -439,12 +439,23 @@ func TestTemplates(t *testing.T) {
 
 func TestRefuses(t *testing.T) {
 	for _, c := range []struct{ spec, want string }{
-		{`{action: CUSTOM, provider: {name: x}, rules: [{}]}`, "spec.action: CUSTOM"},
+		{`{action: CUSTOM, provider: {name: x}}`, "spec.rules: is empty: a CUSTOM without rules"},
+		{`{action: CUSTOM, rules: [{}]}`, "spec.provider.name: is empty"},
+		{`{action: CUSTOM, provider: {}, rules: [{}]}`, "spec.provider.name: is empty"},
+		{`{action: DENY, provider: {name: x}, rules: [{}]}`, "spec.provider: is for CUSTOM, not for DENY"},
 		{`{action: DENY}`, "spec.rules: is empty"},
 		{`{targetRefs: [{kind: Service, name: x}]}`, "spec.targetRefs"},
-		{`{rules: [{from: [{source: {requestPrincipals: ["*"]}}]}]}`, "spec.rules[0].from[0].source.requestPrincipals[0]: is not supported"},
-		{`{rules: [{from: [{source: {notRequestPrincipals: ["*"]}}]}]}`, "from[0].source.notRequestPrincipals[0]"},
-		{`{rules: [{}, {when: [{key: "request.auth.claims[x]", values: [a]}]}]}`, `spec.rules[1].when[0].key: "request.auth.claims[x]"`},
+		{`{rules: [{from: [{source: {requestPrincipals: ["a*b"]}}]}]}`, `spec.rules[0].from[0].source.requestPrincipals[0]: "a*b"`},
+		{`{rules: [{from: [{source: {notRequestPrincipals: [""]}}]}]}`, "from[0].source.notRequestPrincipals[0]"},
+		{`{rules: [{}, {when: [{key: "request.auth.claims[x", values: [a]}]}]}`, `spec.rules[1].when[0].key: "request.auth.claims[x"`},
+		{`{rules: [{when: [{key: "request.auth.claims", values: [a]}]}]}`, "names no claim"},
+		{`{rules: [{when: [{key: "request.auth.claims[]", values: [a]}]}]}`, "when[0].key"},
+		{`{rules: [{when: [{key: "request.auth.claims[a]b", values: [a]}]}]}`, "when[0].key"},
+		{`{rules: [{when: [{key: "request.auth.claims[[a]]", values: [a]}]}]}`, "when[0].key"},
+		{`{rules: [{when: [{key: "request.auth.claims.a", values: [a]}]}]}`, "when[0].key"},
+		{`{rules: [{when: [{key: "request.auth.claims` + strings.Repeat("[a]", 17) + `", values: [a]}]}]}`, "deeper than 16"},
+		{`{rules: [{when: [{key: "request.auth.claims[x]", values: ["a*b"]}]}]}`, `when[0].values[0]: "a*b"`},
+		{`{rules: [{when: [{key: "request.auth.token", values: [a]}]}]}`, "not a supported attribute"},
 		{`{rules: [{when: [{key: "experimental.envoy.filters.a[b]", values: [a]}]}]}`, "when[0].key"},
 		{`{rules: [{when: [{key: source.ip}]}]}`, "when[0].values"},
 		{`{rules: [{when: [{key: "request.headers[upgrade]", values: [a]}]}]}`, "request.headers[upgrade]"},
@@ -482,7 +493,7 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 	dry := parse(t, "shop", "dry", `{rules: [{}]}`)
-	dry.Annotations = map[string]string{"istio.io/dry-run": "true"}
+	dry.Annotations = map[string]string{"istio.io/dry-run": "yes"}
 	for _, p := range []*policy{dry, nil, {}} {
 		if _, err := Compile([]*policy{p}, options); err == nil {
 			t.Errorf("%v: accepted", p)

@@ -5,11 +5,12 @@ import (
 	"strings"
 
 	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/identity/jwt"
 )
 
 // facts is one judgement's view of a connection and its request. It lives on the stack of Judge.
 type facts struct {
-	// wide is true while DENY and AUDIT rules are judged: in doubt they match. ALLOW rules in doubt don't.
+	// wide is true while DENY, AUDIT and CUSTOM rules are judged: in doubt they match. ALLOW rules in doubt don't.
 	wide bool
 
 	principal, namespace, name, trustDomain, sni string
@@ -25,6 +26,7 @@ type facts struct {
 	// authority is as the request has it, portless without its port, dotless without trailing dots as well.
 	authority, portless, dotless string
 	headers                      authz.Headers
+	token                        *jwt.Token
 }
 
 func (f *facts) read(c *authz.Connection, r *authz.Request) {
@@ -41,7 +43,7 @@ func (f *facts) read(c *authz.Connection, r *authz.Request) {
 		f.decoded = f.canonical
 	}
 	f.ambiguous = f.canonical != f.decoded
-	f.method, f.authority, f.headers = r.Method, r.Host, r.Headers
+	f.method, f.authority, f.headers, f.token = r.Method, r.Host, r.Headers, r.Token
 	f.portless = withoutPort(r.Host)
 	f.dotless = strings.TrimRight(f.portless, ".")
 	if r.RemoteIP.IsValid() {

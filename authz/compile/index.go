@@ -3,57 +3,17 @@ package compile
 import (
 	"math"
 	"unsafe"
-
-	"github.com/signet-mesh/signet/authz"
 )
-
-// set is the rules of one action, found by an index where there are enough of them.
-type set struct {
-	rules []*rule
-	index *index
-}
-
-// newSet takes rules in their order. A threshold of 0 makes no index.
-func newSet(rules []*rule, threshold int) set {
-	s := set{rules: rules}
-	if threshold > 0 && len(rules) >= threshold {
-		s.index = newIndex(s.rules)
-	}
-	return s
-}
-
-// first is the reference of the first rule that matches, nil if none does.
-func (s *set) first(f *facts) *authz.RuleRef {
-	var best *rule
-	if s.index != nil {
-		best = s.index.first(f)
-	} else {
-		best = scan(s.rules, f, nil)
-	}
-	if best == nil {
-		return nil
-	}
-	return best.ref
-}
-
-// scan is the earlier of best and the first rule of a bucket that matches. Buckets are in order.
-func scan(bucket []*rule, f *facts, best *rule) *rule {
-	for _, r := range bucket {
-		if best != nil && r.order >= best.order {
-			return best
-		}
-		if r.matches(f) {
-			return r
-		}
-	}
-	return best
-}
 
 // index finds the rules that may match. Each rule is filed once, under every key of its most selective dimension; what
 // is found is verified in full, so that a key in vain costs time and never an answer.
+//
+// It is immutable. with makes another of it that shares what did not change.
 type index struct {
 	lookups  [dimensions]lookup
 	residual []*rule
+	// edits is how many rules were added and removed since it was made whole.
+	edits int
 }
 
 // dimension is an attribute that rules are filed under.
@@ -66,6 +26,7 @@ const (
 	byPath
 	byHost
 	byMethod
+	byRequestPrincipal
 	dimensions
 )
 
@@ -198,6 +159,8 @@ func (x *index) first(f *facts) *rule {
 			best = l.firstHost(f, best)
 		case byMethod:
 			best = l.first(f.method, f, best)
+		case byRequestPrincipal:
+			best = l.firstRequestPrincipal(f, best)
 		}
 	}
 	return scan(x.residual, f, best)
@@ -248,4 +211,14 @@ func (l *lookup) firstAccount(f *facts, best *rule) *rule {
 	name = append(name, '/')
 	name = append(name, f.name...)
 	return scan(l.exact[string(name)], f, best)
+}
+
+// firstRequestPrincipal looks ISSUER/SUBJECT up. Longer ones than maxPrincipal are joined in memory of their own.
+func (l *lookup) firstRequestPrincipal(f *facts, best *rule) *rule {
+	var buffer [maxPrincipal]byte
+	name := joinPrincipal(buffer[:0], f.token)
+	if len(name) == 0 {
+		return best
+	}
+	return l.first(unsafe.String(&name[0], len(name)), f, best)
 }

@@ -64,7 +64,7 @@ func (c *clause) keys(d dimension) keySet {
 		case template:
 			k.kind = prefix
 		}
-		if d == byHost && len(p.text) > maxHost {
+		if d == byHost && len(p.text) > maxHost || d == byRequestPrincipal && len(p.text) > maxPrincipal {
 			return nil
 		}
 		out = append(out, k)
@@ -84,6 +84,8 @@ func (d dimension) attribute() attribute {
 		return path
 	case byHost:
 		return host
+	case byRequestPrincipal:
+		return requestPrincipal
 	default:
 		return method
 	}

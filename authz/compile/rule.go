@@ -24,16 +24,25 @@ const (
 	method
 	path
 	header
-	authority // :authority as a header: case counts
+	authority        // :authority as a header: case counts
+	requestPrincipal // a verified token's, from here on
+	audiences
+	presenter
+	claim
 )
 
 func (a attribute) http() bool { return a >= host }
 
-// rule is one rule of one policy, read.
+func (a attribute) token() bool { return a >= requestPrincipal }
+
+// rule is one rule of one policy, read. Immutable: programs share it.
 type rule struct {
 	ref *authz.RuleRef
-	// order is the rule's place in the order in which rules are reported.
-	order    int
+	// root is true for a policy of the root namespace.
+	root bool
+	// tcp is what the rule means on a connection whose protocol isn't read: itself, or without its HTTP fields, or nil if
+	// it never matches there.
+	tcp      *rule
 	from, to []group  // one of each must hold; empty: any
 	when     []clause // all must hold
 	// byPath is true when any clause looks at the path: only then do two readings of it differ.
@@ -50,6 +59,8 @@ type clause struct {
 	attr attribute
 	// name is the lower-case name of a header.
 	name string
+	// claim is the path of a claim.
+	claim []string
 	// want and not are nil where the field is not set.
 	want, not *values
 }
@@ -122,6 +133,20 @@ func (v *values) address(a netip.Addr) bool {
 	return false
 }
 
+// before reports whether a rule is reported before another: root namespace, namespace, policy name, rule.
+func (r *rule) before(other *rule) bool {
+	a, b := r.ref, other.ref
+	switch {
+	case r.root != other.root:
+		return r.root
+	case a.Namespace != b.Namespace:
+		return a.Namespace < b.Namespace
+	case a.Policy != b.Policy:
+		return a.Policy < b.Policy
+	}
+	return a.Rule < b.Rule
+}
+
 // matches judges the rule by both readings of the path.
 func (r *rule) matches(f *facts) bool {
 	f.path, f.second = f.canonical, false
@@ -157,8 +182,11 @@ func allOf(clauses []clause, f *facts) bool {
 
 // holds judges one clause: an absent attribute fails want and passes not.
 func (c *clause) holds(f *facts) bool {
-	if c.attr == header {
+	switch {
+	case c.attr == header:
 		return c.holdsHeader(f)
+	case c.attr.token():
+		return (c.want == nil || c.matchToken(c.want, f, f.wide)) && (c.not == nil || !c.matchToken(c.not, f, !f.wide))
 	}
 	return (c.want == nil || c.want.match(c.attr, f, f.wide)) && (c.not == nil || !c.not.match(c.attr, f, !f.wide))
 }
@@ -219,18 +247,18 @@ func (v *values) presence() bool {
 	return slices.ContainsFunc(v.patterns, func(p pattern) bool { return p.kind == present })
 }
 
-// widened is what DENY and AUDIT rules mean on TCP: without their HTTP fields.
-func widened(rules []*rule) []*rule {
-	out := make([]*rule, len(rules))
-	for i, r := range rules {
-		out[i] = r
-		if r.http() {
-			w := *r
-			w.from, w.to, w.when, w.byPath = nonHTTP(r.from), nonHTTP(r.to), slices.DeleteFunc(slices.Clone(r.when), isHTTP), false
-			out[i] = &w
-		}
+// onTCP is what a rule means on TCP. Wide rules (DENY, AUDIT, CUSTOM) lose their HTTP fields, an ALLOW rule with one never
+// matches.
+func (r *rule) onTCP(wide bool) *rule {
+	switch {
+	case !r.http():
+		return r
+	case !wide:
+		return nil
 	}
-	return out
+	w := *r
+	w.from, w.to, w.when, w.byPath = nonHTTP(r.from), nonHTTP(r.to), slices.DeleteFunc(slices.Clone(r.when), isHTTP), false
+	return &w
 }
 
 // nonHTTP drops HTTP clauses. A group with nothing left matches all, and so do the groups of which it is one.
@@ -244,11 +272,6 @@ func nonHTTP(groups []group) []group {
 		out = append(out, g)
 	}
 	return out
-}
-
-// narrowed is what ALLOW rules mean on TCP: those without HTTP fields.
-func narrowed(rules []*rule) []*rule {
-	return slices.DeleteFunc(slices.Clone(rules), (*rule).http)
 }
 
 func (r *rule) http() bool {

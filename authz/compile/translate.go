@@ -17,38 +17,121 @@ import (
 // dryRun is Istio's annotation for policies that are judged without effect.
 const dryRun = "istio.io/dry-run"
 
+// translated is one policy, read. Immutable but for spec's owner.
+type translated struct {
+	key  mesh.Key
+	root bool
+	// spec is as authored.
+	spec     *security.AuthorizationPolicy
+	action   security.AuthorizationPolicy_Action
+	provider string // of CUSTOM
+	dryRun   bool
+	// quarantined is why the policy stands for a refused one, "" if it doesn't.
+	quarantined string
+	rules       []*rule
+	// token is the first field of a CUSTOM policy that needs a verified token, "" if none does.
+	token string
+	// alone is the policy as a set of its own, and whole names all of it; both only of a policy in dry run.
+	alone *ruleSet
+	whole *authz.RuleRef
+}
+
+// wide reports whether the policy's rules match in doubt.
+func (t *translated) wide() bool { return t.action != security.AuthorizationPolicy_ALLOW }
+
 // translator reads one policy into rules.
 type translator struct {
 	policy  *mesh.Typed[*security.AuthorizationPolicy]
-	options Options
+	options *Options
 }
 
-func (t *translator) rules() ([]*rule, error) {
-	spec := t.policy.Spec
-	switch spec.GetAction() {
-	case security.AuthorizationPolicy_ALLOW, security.AuthorizationPolicy_AUDIT:
-	case security.AuthorizationPolicy_DENY:
-		if len(spec.GetRules()) == 0 {
-			return nil, t.fail("spec.rules", errors.New("is empty: a DENY without rules never denies"))
-		}
-	default:
-		return nil, t.fail("spec.action", fmt.Errorf("%s is not supported", spec.GetAction()))
+func (t *translator) translate() (*translated, error) {
+	p := t.policy
+	dry, err := inDryRun(&p.Meta)
+	if err != nil {
+		return nil, t.fail("metadata.annotations["+dryRun+"]", err)
 	}
-	if spec.GetTargetRef() != nil || len(spec.GetTargetRefs()) > 0 {
-		return nil, t.fail("spec.targetRefs", errors.New("is not supported"))
+	if err := accept(p.Spec); err != nil {
+		return nil, t.fail("spec", err)
 	}
-	if v := t.policy.Annotations[dryRun]; v == "true" {
-		return nil, t.fail("metadata.annotations["+dryRun+"]", fmt.Errorf("%q is not supported", v))
-	}
-	out := make([]*rule, 0, len(spec.GetRules()))
-	for i, r := range spec.GetRules() {
+	out := &translated{key: p.Key, root: p.Namespace == t.options.RootNamespace, spec: p.Spec, action: p.Spec.GetAction(),
+		provider: p.Spec.GetProvider().GetName(), dryRun: dry, quarantined: p.Annotations[mesh.QuarantineAnnotation]}
+	out.rules = make([]*rule, 0, len(p.Spec.GetRules()))
+	for i, r := range p.Spec.GetRules() {
 		read, err := t.rule(r, i)
 		if err != nil {
 			return nil, t.fail("spec", below("rules", i, "", err))
 		}
-		out = append(out, read)
+		read.root = out.root
+		read.tcp = read.onTCP(out.wide())
+		out.rules = append(out.rules, read)
+		if out.token == "" && out.action == security.AuthorizationPolicy_CUSTOM {
+			out.token = tokenField(r, i)
+		}
 	}
 	return out, nil
+}
+
+// inDryRun reads the annotation as Istio does (strconv.ParseBool). A quarantine is never in dry run.
+func inDryRun(m *mesh.Meta) (bool, error) {
+	v, ok := m.Annotations[dryRun]
+	if !ok || m.Quarantined() {
+		return false, nil
+	}
+	dry, err := strconv.ParseBool(v)
+	if err != nil {
+		return false, fmt.Errorf("%q is neither true nor false", v)
+	}
+	return dry, nil
+}
+
+// accept judges what of a policy concerns all of its rules.
+func accept(spec *security.AuthorizationPolicy) error {
+	none := len(spec.GetRules()) == 0
+	switch spec.GetAction() {
+	case security.AuthorizationPolicy_ALLOW, security.AuthorizationPolicy_AUDIT:
+	case security.AuthorizationPolicy_DENY:
+		if none {
+			return at("rules", errors.New("is empty: a DENY without rules never denies"))
+		}
+	case security.AuthorizationPolicy_CUSTOM:
+		if none {
+			return at("rules", errors.New("is empty: a CUSTOM without rules never asks its provider"))
+		}
+		if spec.GetProvider().GetName() == "" {
+			return at("provider.name", errors.New("is empty: a CUSTOM names who decides"))
+		}
+	default:
+		return at("action", fmt.Errorf("%s is not supported", spec.GetAction()))
+	}
+	if spec.GetProvider() != nil && spec.GetAction() != security.AuthorizationPolicy_CUSTOM {
+		return at("provider", fmt.Errorf("is for CUSTOM, not for %s", spec.GetAction()))
+	}
+	if spec.GetTargetRef() != nil || len(spec.GetTargetRefs()) > 0 {
+		return at("targetRefs", errors.New("is not supported"))
+	}
+	return nil
+}
+
+// tokenField is the path of a rule's first field that needs a verified token, "" if none does.
+func tokenField(r *security.Rule, index int) string {
+	for i, from := range r.GetFrom() {
+		for _, f := range source(from.GetSource()) {
+			if f.attr.token() && f.set() {
+				name := f.name
+				if len(f.want) == 0 {
+					name = f.not
+				}
+				return fmt.Sprintf("spec.rules[%d].from[%d].source.%s", index, i, name)
+			}
+		}
+	}
+	for i, when := range r.GetWhen() {
+		if c, err := key(when.GetKey()); err == nil && c.attr.token() {
+			return fmt.Sprintf("spec.rules[%d].when[%d].key", index, i)
+		}
+	}
+	return ""
 }
 
 // fail names the policy, where it stands and the field.
@@ -134,36 +217,37 @@ func (t *translator) rule(r *security.Rule, index int) (*rule, error) {
 // field is a positive and a negative list with their names.
 type field struct {
 	attr      attribute
-	header    string
 	name, not string
 	want, bad []string
 }
 
+func (f *field) set() bool { return len(f.want) > 0 || len(f.bad) > 0 }
+
 func source(s *security.Source) [7]field {
 	return [7]field{
-		{principal, "", "principals", "notPrincipals", s.GetPrincipals(), s.GetNotPrincipals()},
-		{namespace, "", "namespaces", "notNamespaces", s.GetNamespaces(), s.GetNotNamespaces()},
-		{account, "", "serviceAccounts", "notServiceAccounts", s.GetServiceAccounts(), s.GetNotServiceAccounts()},
-		{trustDomain, "", "trustDomains", "notTrustDomains", s.GetTrustDomains(), s.GetNotTrustDomains()},
-		{sourceIP, "", "ipBlocks", "notIpBlocks", s.GetIpBlocks(), s.GetNotIpBlocks()},
-		{remoteIP, "", "remoteIpBlocks", "notRemoteIpBlocks", s.GetRemoteIpBlocks(), s.GetNotRemoteIpBlocks()},
-		{unsupported, "", "requestPrincipals", "notRequestPrincipals", s.GetRequestPrincipals(), s.GetNotRequestPrincipals()},
+		{principal, "principals", "notPrincipals", s.GetPrincipals(), s.GetNotPrincipals()},
+		{namespace, "namespaces", "notNamespaces", s.GetNamespaces(), s.GetNotNamespaces()},
+		{account, "serviceAccounts", "notServiceAccounts", s.GetServiceAccounts(), s.GetNotServiceAccounts()},
+		{trustDomain, "trustDomains", "notTrustDomains", s.GetTrustDomains(), s.GetNotTrustDomains()},
+		{sourceIP, "ipBlocks", "notIpBlocks", s.GetIpBlocks(), s.GetNotIpBlocks()},
+		{remoteIP, "remoteIpBlocks", "notRemoteIpBlocks", s.GetRemoteIpBlocks(), s.GetNotRemoteIpBlocks()},
+		{requestPrincipal, "requestPrincipals", "notRequestPrincipals", s.GetRequestPrincipals(), s.GetNotRequestPrincipals()},
 	}
 }
 
 func operation(o *security.Operation) [4]field {
 	return [4]field{
-		{host, "", "hosts", "notHosts", o.GetHosts(), o.GetNotHosts()},
-		{destinationPort, "", "ports", "notPorts", o.GetPorts(), o.GetNotPorts()},
-		{method, "", "methods", "notMethods", o.GetMethods(), o.GetNotMethods()},
-		{path, "", "paths", "notPaths", o.GetPaths(), o.GetNotPaths()},
+		{host, "hosts", "notHosts", o.GetHosts(), o.GetNotHosts()},
+		{destinationPort, "ports", "notPorts", o.GetPorts(), o.GetNotPorts()},
+		{method, "methods", "notMethods", o.GetMethods(), o.GetNotMethods()},
+		{path, "paths", "notPaths", o.GetPaths(), o.GetNotPaths()},
 	}
 }
 
 func (t *translator) group(fields []field) (group, error) {
 	n := 0
-	for _, f := range fields {
-		if len(f.want) > 0 || len(f.bad) > 0 {
+	for i := range fields {
+		if fields[i].set() {
 			n++
 		}
 	}
@@ -171,11 +255,11 @@ func (t *translator) group(fields []field) (group, error) {
 		return nil, errors.New("is empty")
 	}
 	g := make(group, 0, n)
-	for _, f := range fields {
-		if len(f.want) == 0 && len(f.bad) == 0 {
+	for i := range fields {
+		if !fields[i].set() {
 			continue
 		}
-		c, err := t.clause(f)
+		c, err := t.clause(clause{attr: fields[i].attr}, &fields[i])
 		if err != nil {
 			return nil, err
 		}
@@ -184,24 +268,28 @@ func (t *translator) group(fields []field) (group, error) {
 	return g, nil
 }
 
-func (t *translator) condition(when *security.Condition) (clause, error) {
-	f := field{name: "values", not: "notValues", want: when.GetValues(), bad: when.GetNotValues()}
-	var err error
-	if f.attr, f.header, err = key(when.GetKey()); err != nil {
-		return clause{}, at("key", err)
-	}
-	if len(f.want) == 0 && len(f.bad) == 0 {
-		return clause{}, at("values", errors.New("and notValues are both empty"))
-	}
-	return t.clause(f)
+func condition(when *security.Condition) field {
+	return field{name: "values", not: "notValues", want: when.GetValues(), bad: when.GetNotValues()}
 }
 
-func (t *translator) clause(f field) (c clause, err error) {
-	c.attr, c.name = f.attr, f.header
-	if c.want, err = t.values(f.attr, f.name, f.want); err != nil {
+func (t *translator) condition(when *security.Condition) (clause, error) {
+	c, err := key(when.GetKey())
+	if err != nil {
+		return clause{}, at("key", err)
+	}
+	f := condition(when)
+	if !f.set() {
+		return clause{}, at("values", errors.New("and notValues are both empty"))
+	}
+	return t.clause(c, &f)
+}
+
+// clause adds the values of a field to what looks at it.
+func (t *translator) clause(c clause, f *field) (_ clause, err error) {
+	if c.want, err = t.values(c.attr, f.name, f.want); err != nil {
 		return clause{}, err
 	}
-	if c.not, err = t.values(f.attr, f.not, f.bad); err != nil {
+	if c.not, err = t.values(c.attr, f.not, f.bad); err != nil {
 		return clause{}, err
 	}
 	return c, nil
@@ -216,8 +304,6 @@ func (t *translator) values(a attribute, name string, list []string) (v *values,
 	var patterns []pattern
 	for i, s := range list {
 		switch a {
-		case unsupported:
-			err = errors.New("is not supported: it needs request authentication")
 		case sourceIP, remoteIP, destinationIP:
 			var n netip.Prefix
 			n, err = parseBlock(s)

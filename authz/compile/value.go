@@ -79,38 +79,44 @@ func parseAccount(s, own string) (serviceAccount, error) {
 	return serviceAccount{ns, name}, nil
 }
 
-// unsupported is a field that needs request authentication.
-const unsupported attribute = 255
-
-// key reads the key of a condition: the attribute, and the header's name if it is one.
-func key(k string) (attribute, string, error) {
+// key reads the key of a condition into what its clause looks at.
+func key(k string) (c clause, err error) {
 	switch k {
 	case "source.ip":
-		return sourceIP, "", nil
+		return clause{attr: sourceIP}, nil
 	case "source.namespace":
-		return namespace, "", nil
+		return clause{attr: namespace}, nil
 	case "source.serviceAccount":
-		return account, "", nil
+		return clause{attr: account}, nil
 	case "source.principal":
-		return principal, "", nil
+		return clause{attr: principal}, nil
 	case "source.trustDomain":
-		return trustDomain, "", nil
+		return clause{attr: trustDomain}, nil
 	case "remote.ip":
-		return remoteIP, "", nil
+		return clause{attr: remoteIP}, nil
 	case "destination.ip":
-		return destinationIP, "", nil
+		return clause{attr: destinationIP}, nil
 	case "destination.port":
-		return destinationPort, "", nil
+		return clause{attr: destinationPort}, nil
 	case "connection.sni":
-		return sni, "", nil
+		return clause{attr: sni}, nil
+	case "request.auth.principal":
+		return clause{attr: requestPrincipal}, nil
+	case "request.auth.audiences":
+		return clause{attr: audiences}, nil
+	case "request.auth.presenter":
+		return clause{attr: presenter}, nil
 	}
 	if name, ok := strings.CutPrefix(k, "request.headers["); ok && strings.HasSuffix(name, "]") {
-		return headerKey(strings.ToLower(name[:len(name)-1]))
+		c.attr, c.name, err = headerKey(strings.ToLower(name[:len(name)-1]))
+		return c, err
 	}
-	if strings.HasPrefix(k, "request.auth.") {
-		return 0, "", fmt.Errorf("%q is not supported: it needs request authentication", k)
+	if names, ok := strings.CutPrefix(k, "request.auth.claims"); ok {
+		c.attr = claim
+		c.claim, err = claimKey(k, names)
+		return c, err
 	}
-	return 0, "", fmt.Errorf("%q is not a supported attribute", k)
+	return clause{}, fmt.Errorf("%q is not a supported attribute", k)
 }
 
 // headerKey maps the pseudo-headers Envoy shows as headers, and refuses what never reaches a policy as a header: framing

@@ -20,7 +20,7 @@ import (
 const (
 	wirePrefix         = "wire.signet.dev/"
 	positionAnnotation = wirePrefix + "position" // LINE:COLUMN:FILE
-	versionAnnotation  = wirePrefix + "version"  // the API version as written, unless v1
+	versionAnnotation  = wirePrefix + "version"  // the API version as written, unless it is the type's own
 )
 
 var deterministic = proto.MarshalOptions{Deterministic: true}
@@ -73,7 +73,7 @@ func encodeMeta(m *mesh.Meta) *mcp.Metadata {
 	if m.Position != (mesh.Position{}) {
 		add[positionAnnotation] = fmt.Sprintf("%d:%d:%s", m.Position.Line, m.Position.Column, m.Position.File)
 	}
-	if m.Version != "v1" {
+	if m.Version != mesh.VersionOf(m.Group) {
 		add[versionAnnotation] = m.Version
 	}
 	if len(add) > 0 {
@@ -130,12 +130,12 @@ func locate(o *mesh.Object, err error) error {
 
 func keyOf(typ, name string) (mesh.Key, error) {
 	group, rest, ok := strings.Cut(typ, "/")
-	kind, v1 := strings.CutPrefix(rest, "v1/")
-	if !ok || !v1 {
-		return mesh.Key{}, fmt.Errorf("type %q is not GROUP/v1/KIND", typ)
-	}
 	if group == "core" {
 		group = mesh.GroupCore
+	}
+	kind, served := strings.CutPrefix(rest, mesh.VersionOf(group)+"/")
+	if !ok || !served {
+		return mesh.Key{}, fmt.Errorf("type %q is not GROUP/VERSION/KIND", typ)
 	}
 	ns, n, ok := strings.Cut(name, "/")
 	if !ok || ns == "" || n == "" || strings.Contains(n, "/") {
@@ -145,7 +145,7 @@ func keyOf(typ, name string) (mesh.Key, error) {
 }
 
 func decodeMeta(m *mesh.Meta, w *mcp.Metadata) error {
-	m.Version = "v1"
+	m.Version = mesh.VersionOf(m.Group)
 	m.Labels = w.GetLabels()
 	if t := w.GetCreateTime(); t != nil {
 		if err := t.CheckValid(); err != nil {

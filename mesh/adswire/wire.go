@@ -1,7 +1,7 @@
 // Package adswire says how a mesh.View travels over Envoy's delta ADS, and back.
 //
-// An authored object is an istio.mcp.v1alpha1.Resource under the type URL GROUP/v1/KIND (core/v1/KIND for the core
-// group), named NAMESPACE/NAME. The endpoints of one port of one service are an
+// An authored object is an istio.mcp.v1alpha1.Resource under the type URL GROUP/VERSION/KIND (core/v1/KIND for the core
+// group; v1alpha1 for policy.signet.dev, v1 for all others), named NAMESPACE/NAME. The endpoints of one port of one service are an
 // envoy.config.endpoint.v3.ClusterLoadAssignment named outbound|PORT||HOST. The version of a resource is a hash of its
 // content, so that the same content has the same version on every control plane and after every restart.
 //
@@ -60,14 +60,18 @@ const (
 // Removals go in the opposite order, after them.
 var types = [...]string{
 	"core/v1/ConfigMap",
+	"signet.dev/v1/ControlSettings",
 	"networking.istio.io/v1/WorkloadEntry",
 	EndpointType,
 	"networking.istio.io/v1/ServiceEntry",
 	"networking.istio.io/v1/DestinationRule",
 	"security.istio.io/v1/PeerAuthentication",
+	"security.istio.io/v1/RequestAuthentication",
+	"policy.signet.dev/v1alpha1/RegoPolicy",
 	"security.istio.io/v1/AuthorizationPolicy",
 	"networking.istio.io/v1/Sidecar",
 	"networking.istio.io/v1/VirtualService",
+	"policy.signet.dev/v1alpha1/RateLimitPolicy",
 }
 
 // Types are the type URLs of everything but the marker, in the order in which additions and changes are pushed. A client
@@ -92,7 +96,7 @@ func TypeOf(k mesh.Key) string {
 	if group == "" {
 		group = "core"
 	}
-	return group + "/v1/" + k.Kind
+	return group + "/" + mesh.VersionOf(k.Group) + "/" + k.Kind
 }
 
 // ClusterName is Istio's name of the outbound cluster of one port of a host.

@@ -80,19 +80,27 @@ func (d *Dir) standIn(p mesh.Problem, have map[mesh.Key]bool, add func(*mesh.Obj
 		effect[p.Key] = "the last good version stays in force"
 		add(d.good[p.Key])
 	case q != nil:
-		effect[p.Key] = "quarantined: it denies what it selects until it is mended"
-		if q.Kind == mesh.KindPeerAuthentication {
-			effect[p.Key] = "quarantined: it is STRICT until it is mended"
-		}
+		effect[p.Key] = quarantined(q.Kind)
 		add(q)
 	default:
 		effect[p.Key] = "it is not in force"
 	}
 }
 
+// quarantined says what the quarantine of a kind does.
+func quarantined(kind string) string {
+	switch kind {
+	case mesh.KindPeerAuthentication:
+		return "quarantined: it is STRICT until it is mended"
+	case mesh.KindRegoPolicy:
+		return "quarantined: it denies whatever it is asked until it is mended"
+	}
+	return "quarantined: it denies what it selects until it is mended"
+}
+
 // build judges objects against each other. What that refuses gets its last good version once, if it has another one.
 func (d *Dir) build(objects []*mesh.Object, effect map[mesh.Key]string) (*mesh.Snapshot, []mesh.Problem) {
-	opts := mesh.BuildOptions{TrustDomain: d.config.TrustDomain, Check: d.config.Check}
+	opts := mesh.BuildOptions{TrustDomain: d.config.TrustDomain, Check: d.config.Check, Control: d.config.Control}
 	s, problems := mesh.Build(objects, opts)
 	standing := make(map[mesh.Key]bool)
 	for _, o := range s.Objects() {
@@ -104,6 +112,11 @@ func (d *Dir) build(objects []*mesh.Object, effect map[mesh.Key]string) (*mesh.S
 		if last := d.good[o.Key]; !standing[o.Key] && last != nil && last != o && !o.Quarantined() {
 			again[i], replaced = last, true
 			effect[o.Key] = "the last good version stays in force"
+		}
+	}
+	for _, o := range s.Objects() {
+		if o.Quarantined() && effect[o.Key] == "" {
+			effect[o.Key] = quarantined(o.Kind)
 		}
 	}
 	if !replaced {

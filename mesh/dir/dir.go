@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // How the directory is followed. A change is in force Quiet after the last write, and what vanished is dropped Settle after
@@ -43,6 +44,8 @@ type Config struct {
 	// Judge and Check are asked what can't be run: mesh.ParseOptions.Judge and mesh.BuildOptions.Check.
 	Judge func(*mesh.Object) []mesh.Problem
 	Check func(*mesh.Snapshot) []mesh.Problem
+	// Control is mesh.BuildOptions.Control. It is never persisted.
+	Control *policy.ControlSettings
 	// OnChange is called from Run after every change of the snapshot or of the problems, one call at a time.
 	OnChange func(*mesh.Snapshot, []mesh.Problem)
 }

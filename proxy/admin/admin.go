@@ -1,4 +1,5 @@
-// Package admin is the sidecar's door for the person on the same machine: HTTP on a 0600 Unix socket, read only.
+// Package admin is the sidecar's door for the person on the same machine: HTTP on a 0600 Unix socket. Nothing
+// that it answers changes anything.
 package admin
 
 import (
@@ -20,6 +21,8 @@ type Config struct {
 	Socket string
 	// Status gives the document of GET /status, any JSON value without secrets.
 	Status func() any
+	// Handlers answer further requests, by pattern of http.ServeMux.
+	Handlers map[string]http.Handler
 }
 
 // Server is the admin door.
@@ -61,6 +64,9 @@ func (s *Server) routes() http.Handler {
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(s.cfg.Status())
 	})
+	for pattern, h := range s.cfg.Handlers {
+		mux.Handle(pattern, h)
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

@@ -59,6 +59,8 @@ type Exchange struct {
 	Judged    authz.Request
 	Scratch   judge.Scratch
 	Rec       proxy.Record
+	// Edits are made to the server's response head before it is relayed. The corridor sets it for each request.
+	Edits []authz.HeaderEdit
 	// Session is the corridor's own state for this connection.
 	Session any
 
@@ -68,6 +70,8 @@ type Exchange struct {
 	buf      []byte // bytes read and not yet consumed: buf[r:w]
 	r, w     int
 	out      []byte
+	limited  limited
+	peeked   []byte          // a chunked body that was looked at, decoded
 	read     readDeadline    // of Conn
 	upRead   readDeadline    // of the upstream connection in use
 	life     context.Context // the listener's, without its cancellation: what is in flight may finish
@@ -124,7 +128,7 @@ type Live struct {
 	request *authz.Request // nil for TCP, and between requests
 	tcp     bool
 	up      net.Conn
-	denied  atomic.Pointer[string]
+	denied  atomic.Pointer[Denial]
 	// draining is set once by the listener; idle says that the connection waits for its next request.
 	draining atomic.Bool
 	idle     atomic.Bool
@@ -152,17 +156,17 @@ func (l *Live) End() {
 	l.mu.Unlock()
 }
 
-// Denied is the access log's detail of the denial that closed the connection while it lived, "" if none did.
-func (l *Live) Denied() string {
-	if d := l.denied.Load(); d != nil {
-		return *d
-	}
-	return ""
-}
+// Denied is the denial that closed the connection while it lived, nil if none did.
+func (l *Live) Denied() *Denial { return l.denied.Load() }
 
-// Judgement judges a connection again, and the request in flight on it (nil for TCP): the access log's detail of a denial,
-// "" for going on.
-type Judgement func(*authz.Connection, *authz.Request) string
+// Denial is what ended something that was in flight, as the record shows it. Immutable.
+type Denial struct{ By, Detail string }
+
+// note writes the denial into a record.
+func (d *Denial) note(rec *proxy.Record) { rec.Detail, rec.DeniedBy = d.Detail, d.By }
+
+// Judgement judges a connection again, and the request in flight on it (nil for TCP); nil is for going on.
+type Judgement func(*authz.Connection, *authz.Request) *Denial
 
 // Rejudge asks about what is in flight and closes the connection if it is denied now.
 func (l *Live) Rejudge(judge Judgement) {
@@ -171,8 +175,8 @@ func (l *Live) Rejudge(judge Judgement) {
 	if l.auth == nil {
 		return
 	}
-	if d := judge(l.auth, l.request); d != "" {
-		l.denied.Store(&d)
+	if d := judge(l.auth, l.request); d != nil {
+		l.denied.Store(d)
 		if l.up != nil {
 			_ = l.up.SetDeadline(time.Unix(1, 0))
 		}

@@ -144,15 +144,15 @@ func TestRejudge(t *testing.T) {
 	going := start("GET /stream HTTP/1.1\r\nhost: allowed\r\n\r\n", true)
 	eventually(t, "five in flight", func() bool {
 		n := 0
-		r.fl.Rejudge(func(*authz.Connection, *authz.Request) string { n++; return "" })
+		r.fl.Rejudge(func(*authz.Connection, *authz.Request) *Denial { n++; return nil })
 		return n == 5
 	})
 	begin := time.Now()
-	r.fl.Rejudge(func(_ *authz.Connection, q *authz.Request) string {
+	r.fl.Rejudge(func(_ *authz.Connection, q *authz.Request) *Denial {
 		if q.Headers.(*proxy.Head).Authority == "denied" {
-			return "because"
+			return &Denial{By: "somebody", Detail: "because"}
 		}
-		return ""
+		return nil
 	})
 	for i, c := range denied {
 		if all, _ := c.rest(); strings.Contains(all, "HTTP/1.1") {
@@ -201,19 +201,19 @@ func TestRejudgeTCP(t *testing.T) {
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "pre" {
 		t.Fatalf("%q, %v", b, err)
 	}
-	fl.Rejudge(func(_ *authz.Connection, q *authz.Request) string {
+	fl.Rejudge(func(_ *authz.Connection, q *authz.Request) *Denial {
 		if q == nil {
-			return "because"
+			return &Denial{By: "somebody", Detail: "because"}
 		}
-		return ""
+		return nil
 	})
 	if _, err := c.Read(b); err == nil {
 		t.Error("the connection goes on")
 	}
 	ln.Close()
 	<-done
-	if rec.Detail != "because" {
-		t.Errorf("recorded %q", rec.Detail)
+	if rec.Detail != "because" || rec.DeniedBy != "somebody" {
+		t.Errorf("recorded %q by %q", rec.Detail, rec.DeniedBy)
 	}
 }
 
@@ -277,7 +277,7 @@ func TestDrainIsBounded(t *testing.T) {
 	r.dial().send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
 	eventually(t, "in flight", func() bool {
 		n := 0
-		r.fl.Rejudge(func(*authz.Connection, *authz.Request) string { n++; return "" })
+		r.fl.Rejudge(func(*authz.Connection, *authz.Request) *Denial { n++; return nil })
 		return n == 2
 	})
 	begin := time.Now()

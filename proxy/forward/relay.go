@@ -9,6 +9,7 @@ import (
 
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/http1"
+	"github.com/signet-mesh/signet/proxy/judge"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
@@ -31,9 +32,7 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 	x.respBody.Response = true
 	reusable := !resp.Close && resp.Body != proxy.BodyUntilClose
 	x.respBody.Reset(resp.Body, resp.Length, &x.limits)
-	if p.Route != nil {
-		p.Route.ApplyResponse(resp, p.Destination)
-	}
+	x.editResponse(p)
 	http1.Reframe(resp, x.Req.Minor, x.mustEnd)
 	x.mustEnd = x.mustEnd || resp.Close
 	x.out = http1.AppendResponse(x.out[:0], resp)
@@ -47,6 +46,16 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 	x.live.End() // before u is anybody else's
 	settle(u, reusable && whole)
 	return fail
+}
+
+// editResponse makes the changes to a server's response head that authorities, limits and the route ask for.
+func (x *Exchange) editResponse(p *Plan) {
+	for _, e := range x.Edits {
+		judge.Edit(&x.Resp, e)
+	}
+	if p.Route != nil {
+		p.Route.ApplyResponse(&x.Resp, p.Destination)
+	}
 }
 
 // relayBody writes the head in x.out and the body behind it. src is what of the body was read already; rest is how many
@@ -182,9 +191,7 @@ func (x *Exchange) upgrade(res *result, p *Plan) *proxy.Failure {
 		return proxy.Fail(proxy.UpstreamProtocol, "unexpected_upgrade", nil)
 	}
 	x.mustEnd = true
-	if p.Route != nil {
-		p.Route.ApplyResponse(&x.Resp, p.Destination)
-	}
+	x.editResponse(p)
 	x.stopPump(u)
 	x.Resp.Close = false
 	x.out = http1.AppendResponse(x.out[:0], &x.Resp)

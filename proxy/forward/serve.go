@@ -43,7 +43,7 @@ func (x *Exchange) Serve(ctx context.Context) {
 
 // serveOne takes one request through the corridor and records it, exactly once.
 func (x *Exchange) serveOne(fail *proxy.Failure) {
-	x.answered, x.consumed, x.pending, x.pump = false, false, 0, nil
+	x.answered, x.consumed, x.pending, x.pump, x.Edits = false, false, 0, nil, nil
 	if fail == nil {
 		x.mustEnd = x.mustEnd || x.Req.Close || x.live.draining.Load()
 		x.reqBody.Reset(x.Req.Body, x.Req.Length, &x.limits)
@@ -62,12 +62,16 @@ func (x *Exchange) serveOne(fail *proxy.Failure) {
 	if !x.skipBody() {
 		x.mustEnd, x.unread = true, true
 	}
-	if d := x.live.Denied(); d != "" {
-		x.Rec.Detail, x.mustEnd = d, true
+	if d := x.live.Denied(); d != nil {
+		d.note(&x.Rec)
+		x.mustEnd = true
 	}
 	x.Rec.Duration = time.Since(x.Rec.Start)
 	x.corridor.Recorder().Record(&x.Rec)
 }
+
+// Life ends when the connection is cut off.
+func (x *Exchange) Life() context.Context { return x.life }
 
 // InFlight shows the request to Live.Rejudge until its exchange ends. Req must not be read for policies' sake after it is
 // changed: what is judged again is Judged over the head as it is then.
@@ -247,8 +251,15 @@ func (x *Exchange) fail(f *proxy.Failure) {
 	if f.Body != "" {
 		body = f.Body
 	}
+	status := a.Status
+	if f.Status >= 200 && f.Status <= 599 {
+		status = f.Status
+	}
 	x.Resp.Reset()
-	x.Respond(a.Status, body)
+	for _, h := range f.Fields {
+		x.Resp.Add(h.Name, h.Value)
+	}
+	x.Respond(status, body)
 }
 
 // write sends to the client; an error ends the connection.

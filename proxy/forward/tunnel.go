@@ -165,8 +165,8 @@ func TCPOver(u *upstream.Conn, down net.Conn, preread []byte, live *Live, rec *p
 
 // Note writes how a TCP connection ended into its record.
 func Note(rec *proxy.Record, f *proxy.Failure, live *Live) {
-	if d := live.Denied(); d != "" {
-		rec.Detail = d
+	if d := live.Denied(); d != nil {
+		d.note(rec)
 		return
 	}
 	if f == nil {

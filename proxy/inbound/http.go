@@ -6,6 +6,7 @@ import (
 
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
+	"github.com/signet-mesh/signet/proxy/judge"
 	"github.com/signet-mesh/signet/proxy/telemetry"
 )
 
@@ -37,15 +38,20 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	// What a caller says under the name of the mesh's own statement is never believed, nor shown to policies.
 	x.Req.Del(headerXFCC)
 	// 3 canonicalise, 4 authorize
-	permit, decision, fail := c.Judge.Authorize(c.Program, &x.Auth, &x.Req, &x.Judged, &x.Scratch)
-	x.Rec.Path = x.Req.Path
-	if decision.Audit != nil {
-		x.Rec.Audited = decision.Audit.ID
-	}
+	k := judge.Case{Connection: &x.Auth, Head: &x.Req, Request: &x.Judged, Scratch: &x.Scratch, Body: x, Received: x.Rec.Start}
+	v, fail := c.Judge.Authorize(x.Life(), &k)
+	x.Rec.Path, x.Rec.Query = x.Req.Path, x.Req.Query
+	(*session)(s).note(&x.Rec, &v)
 	if fail != nil {
 		return fail
 	}
+	// 5 limit
+	x.Edits = v.Client
+	if fail = x.Limit(c.Limits); fail != nil {
+		return fail
+	}
 	// 6 forward
+	v.Strip(&k)
 	x.Rec.RequestID = telemetry.EnsureRequestID(&x.Req)
 	if s.xfcc != "" {
 		x.Req.Add(headerXFCC, s.xfcc)
@@ -53,14 +59,29 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	x.InFlight() // from here on the head is not changed: a new program may judge it again
 	// A program that was swapped in between the decision and InFlight has not seen this request.
 	if now := s.l.config.Load(); now != c {
-		if now.Mode == Strict && !x.Auth.Peer.Proven() {
-			return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
-		}
-		if permit, _, fail = now.Judge.Authorize(now.Program, &x.Auth, &x.Req, &x.Judged, &x.Scratch); fail != nil {
-			return fail
+		if d := now.again(x.Life(), &x.Auth, &x.Judged); d != nil {
+			x.Rec.DeniedBy = d.By
+			return proxy.Fail(proxy.Denied, d.Detail, nil)
 		}
 	}
-	return x.Forward(permit, &forward.Plan{Cluster: c.Cluster})
+	return x.Forward(v.Permit, &forward.Plan{Cluster: c.Cluster})
+}
+
+// note writes into a record what judges said.
+func (s *session) note(r *proxy.Record, v *judge.Verdict) {
+	if v.By != nil {
+		r.DeniedBy = v.By.By
+	}
+	if v.Audit != nil {
+		r.Audited = v.Audit.ID
+	}
+	if len(v.Shadows) > 0 {
+		s.shadows = s.shadows[:0]
+		for _, shadow := range v.Shadows {
+			s.shadows = append(s.shadows, proxy.Shadow{By: shadow.Rule.By, Denied: shadow.Denied})
+		}
+		r.Shadows = s.shadows
+	}
 }
 
 // describe fills what a record says of the connection.
@@ -90,13 +111,12 @@ func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
 		forward.Note(&rec, proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil), live)
 		return
 	}
-	permit, decision, fail := c.Judge.AuthorizeTCP(c.Program, &s.auth)
-	if decision.Audit != nil {
-		rec.Audited = decision.Audit.ID
-	}
+	var scratch judge.Scratch
+	v, fail := c.Judge.AuthorizeTCP(live.Life(), &s.auth, &scratch)
+	s.note(&rec, &v)
 	s.l.rec.Opened(&rec)
 	if fail == nil {
-		fail = forward.TCP(live.Life(), permit, c.Cluster, conn, preread, live, &rec)
+		fail = forward.TCP(live.Life(), v.Permit, c.Cluster, conn, preread, live, &rec)
 	}
 	forward.Note(&rec, fail, live)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
 	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/limit"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
@@ -48,8 +49,10 @@ type Config struct {
 	Mode     Mode
 	// Cluster has the program as its one target.
 	Cluster *upstream.Cluster
-	Program *authz.Program
-	Judge   judge.Judge
+	// Judge holds the program of policies and the verifier of tokens.
+	Judge judge.Judge
+	// Limits are counted for each request that is authorized; nil for none.
+	Limits *limit.Set
 	// ID is the workload's own identity, Self and Service what metrics say of it.
 	ID      identity.ID
 	Self    *proxy.Party
@@ -83,20 +86,20 @@ func New(ln net.Listener, src certs.Source, rec proxy.Recorder, c *Config) *List
 // Swap replaces the configuration: new requests are judged by it at once, and what is in flight is judged again.
 func (l *Listener) Swap(c *Config) {
 	old := l.config.Swap(c)
-	if old.Program != c.Program || old.Mode != c.Mode {
-		l.fl.Rejudge(c.judge)
+	if old.Judge.Program != c.Judge.Program || old.Mode != c.Mode {
+		l.fl.Rejudge(func(a *authz.Connection, r *authz.Request) *forward.Denial { return c.again(l.life, a, r) })
 	}
 }
 
-// judge is what is asked of a live connection when the configuration changes.
-func (c *Config) judge(a *authz.Connection, r *authz.Request) string {
+// again is what is asked of a live connection when the configuration changes.
+func (c *Config) again(ctx context.Context, a *authz.Connection, r *authz.Request) *forward.Denial {
 	if c.Mode == Strict && !a.Peer.Proven() {
-		return reasonPlaintext
+		return &forward.Denial{Detail: reasonPlaintext}
 	}
-	if _, d := c.Program.Decide(a, r); !d.Allowed {
-		return d.Detail()
+	if by, detail := c.Judge.Again(ctx, a, r); by != nil {
+		return &forward.Denial{By: by.By, Detail: detail}
 	}
-	return ""
+	return nil
 }
 
 // Run serves until ctx ends and everything in flight is done or cut off.
@@ -114,6 +117,7 @@ type session struct {
 	local    netip.AddrPort
 	remote   netip.AddrPort
 	auth     authz.Connection
+	shadows  []proxy.Shadow
 }
 
 // serve is steps 1 and 2: it learns who calls and hands the connection to the HTTP or the TCP part.

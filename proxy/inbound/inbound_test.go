@@ -25,6 +25,7 @@ import (
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/judge"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
@@ -107,6 +108,14 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // allowing decides by the path: what begins with /denied is denied; TCP is allowed.
 type allowing struct{ denyTCP bool }
 
+func (allowing) Handovers() []authz.Handover                                    { return nil }
+func (allowing) Handover(int, *authz.Connection, *authz.Request) *authz.RuleRef { return nil }
+func (allowing) DryRuns() bool                                                  { return false }
+func (allowing) Explain(*authz.Connection, *authz.Request) []authz.PolicyTrace  { return nil }
+func (allowing) DryRun(dst []authz.Shadow, _ *authz.Connection, _ *authz.Request) []authz.Shadow {
+	return dst
+}
+
 func (a allowing) Judge(_ *authz.Connection, r *authz.Request) authz.Decision {
 	denied := a.denyTCP
 	if r != nil {
@@ -132,7 +141,7 @@ func open(t *testing.T, mode Mode, protocol mesh.Protocol, handler http.HandlerF
 		t.Fatal(err)
 	}
 	clusters := set.Update([]upstream.Spec{{Name: "inbound|80||", Targets: []upstream.Target{{Address: d.program}}}})
-	d.conf = Config{Protocol: protocol, Mode: mode, Cluster: clusters["inbound|80||"], Program: authz.NewProgram(allowing{}), ID: id,
+	d.conf = Config{Protocol: protocol, Mode: mode, Cluster: clusters["inbound|80||"], Judge: judge.Judge{Program: authz.NewProgram(allowing{})}, ID: id,
 		Self: &proxy.Party{}, Service: &proxy.Destination{}, Detection: 150 * time.Millisecond,
 		Source: func(identity.Peer, netip.Addr) *proxy.Party { return &proxy.Party{} }}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -336,7 +345,7 @@ func TestPermissiveTCP(t *testing.T) {
 	if _, err := io.ReadFull(ours, b[:1]); err != nil || b[0] != 'x' {
 		t.Errorf("mTLS: %q, %v", b[:1], err)
 	}
-	d.swap(func(c *Config) { c.Program = authz.NewProgram(allowing{denyTCP: true}) })
+	d.swap(func(c *Config) { c.Judge.Program = authz.NewProgram(allowing{denyTCP: true}) })
 	if _, err := ours.Read(b); err == nil {
 		t.Error("denied TCP goes on")
 	}

@@ -3,6 +3,7 @@ package judge
 import (
 	"unsafe"
 
+	"github.com/signet-mesh/signet/authz"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
 )
@@ -26,6 +27,9 @@ const (
 type Scratch struct {
 	canonical, decoded, merged []byte
 	failure                    proxy.Failure
+	shadows                    []authz.Shadow
+	client                     []authz.HeaderEdit
+	kept                       kept
 }
 
 func (s *Scratch) fail(c proxy.Code, detail string) *proxy.Failure {

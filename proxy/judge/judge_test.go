@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 
@@ -45,6 +46,17 @@ func get(path string) *proxy.Head {
 	return &proxy.Head{Method: "GET", Authority: "api.shop", Path: path, Minor: 1}
 }
 
+// authorize judges one request without tokens and bodies.
+func authorize(p *authz.Program, c *authz.Connection, h *proxy.Head, req *authz.Request, s *Scratch) (authz.Permit, Verdict, *proxy.Failure) {
+	v, failure := Judge{Program: p}.Authorize(context.Background(), &Case{Connection: c, Head: h, Request: req, Scratch: s})
+	return v.Permit, v, failure
+}
+
+func authorizeTCP(p *authz.Program, c *authz.Connection) (authz.Permit, Verdict, *proxy.Failure) {
+	v, failure := Judge{Program: p}.AuthorizeTCP(context.Background(), c, &Scratch{})
+	return v.Permit, v, failure
+}
+
 // Spellings of /admin: what a DENY of /admin* must catch, and the path as it is forwarded where it is allowed.
 func TestSpellingsUnderDeny(t *testing.T) {
 	deny := program(t, paths(security.AuthorizationPolicy_DENY, &security.Operation{Paths: []string{"/admin*"}}))
@@ -83,9 +95,9 @@ func TestSpellingsUnderDeny(t *testing.T) {
 	} {
 		t.Run(c.in, func(t *testing.T) {
 			h, req, s := get(c.in), &authz.Request{}, &Scratch{}
-			permit, decision, failure := Judge{}.Authorize(deny, caller(t), h, req, s)
-			if permit.Valid() == c.denied || (failure != nil) != c.denied || decision.Allowed == c.denied {
-				t.Fatalf("permit %v, decision %+v, failure %v; want denied %v", permit.Valid(), decision, failure, c.denied)
+			permit, decision, failure := authorize(deny, caller(t), h, req, s)
+			if permit.Valid() == c.denied || (failure != nil) != c.denied {
+				t.Fatalf("permit %v, verdict %+v, failure %v; want denied %v", permit.Valid(), decision, failure, c.denied)
 			}
 			if c.denied && (failure.Code != proxy.Denied || failure.Detail != "rbac_access_denied_matched_policy[ns[shop]-policy[p0]-rule[0]]") {
 				t.Errorf("failure %+v", failure)
@@ -117,7 +129,7 @@ func TestTwoReadings(t *testing.T) {
 		{"only decoded is allowed", decodedOnly, "/x%2F..%2Fadmin", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			permit, _, failure := Judge{}.Authorize(c.program, caller(t), get(c.path), &authz.Request{}, &Scratch{})
+			permit, _, failure := authorize(c.program, caller(t), get(c.path), &authz.Request{}, &Scratch{})
 			if permit.Valid() != c.allowed {
 				t.Errorf("permit %v, %v", permit.Valid(), failure)
 			}
@@ -129,9 +141,9 @@ func TestBadPathIsNeverJudged(t *testing.T) {
 	all := program(t)
 	for _, path := range []string{"/a%00b", "/a%zz", "/a\x01b", "admin", "", "*", "/a#b", "/x%2F%2F..%2Fadmin"} {
 		req := &authz.Request{Path: "/left over"}
-		permit, decision, failure := Judge{}.Authorize(all, caller(t), get(path), req, &Scratch{})
-		if permit.Valid() || decision.Allowed || failure == nil || failure.Code != proxy.BadPath || req.Path != "" {
-			t.Errorf("%q: permit %v, decision %+v, failure %v, request %+v", path, permit.Valid(), decision, failure, req)
+		permit, decision, failure := authorize(all, caller(t), get(path), req, &Scratch{})
+		if permit.Valid() || failure == nil || failure.Code != proxy.BadPath || req.Path != "" {
+			t.Errorf("%q: permit %v, verdict %+v, failure %v, request %+v", path, permit.Valid(), decision, failure, req)
 		}
 	}
 }
@@ -158,7 +170,7 @@ func TestTargetsWithoutPath(t *testing.T) {
 	any := program(t, paths(security.AuthorizationPolicy_ALLOW, &security.Operation{Paths: []string{"*"}}))
 	not := program(t, paths(security.AuthorizationPolicy_DENY, &security.Operation{NotPaths: []string{"/x"}}))
 	for _, p := range []*authz.Program{any, not} {
-		if permit, _, _ := (Judge{}).Authorize(p, caller(t), &proxy.Head{Method: "CONNECT"}, &authz.Request{}, &Scratch{}); permit.Valid() {
+		if permit, _, _ := authorize(p, caller(t), &proxy.Head{Method: "CONNECT"}, &authz.Request{}, &Scratch{}); permit.Valid() {
 			t.Error("CONNECT passed a policy by path")
 		}
 	}
@@ -168,7 +180,7 @@ func TestCanonicaliseFollowsMode(t *testing.T) {
 	const in = "/a//%62%2Fc"
 	for mode, want := range map[mesh.Normalization]string{none: in, base: "/a//b%2Fc", merged: "/a/b%2Fc", decode: "/a/b/c"} {
 		h, s := get(in), &Scratch{}
-		j := New(mesh.Settings{Normalization: mode})
+		j := New(mesh.Settings{Normalization: mode}, nil, nil)
 		if failure := j.Canonicalise(h, s); failure != nil || h.Path != want {
 			t.Errorf("mode %d: %q, %v; want %q", mode, h.Path, failure, want)
 		}
@@ -221,11 +233,11 @@ func TestRemoteIPIsJudged(t *testing.T) {
 	p := program(t, &security.AuthorizationPolicy{Rules: []*security.Rule{{
 		From: []*security.Rule_From{{Source: &security.Source{RemoteIpBlocks: []string{"203.0.113.0/24"}}}}}}})
 	h := get("/")
-	if permit, _, _ := (Judge{}).Authorize(p, caller(t), h, &authz.Request{}, &Scratch{}); permit.Valid() {
+	if permit, _, _ := authorize(p, caller(t), h, &authz.Request{}, &Scratch{}); permit.Valid() {
 		t.Error("allowed by the address of the connection")
 	}
 	h.Add("x-forwarded-for", "203.0.113.7")
-	if permit, _, failure := (Judge{}).Authorize(p, caller(t), h, &authz.Request{}, &Scratch{}); !permit.Valid() {
+	if permit, _, failure := authorize(p, caller(t), h, &authz.Request{}, &Scratch{}); !permit.Valid() {
 		t.Error("denied by X-Forwarded-For:", failure)
 	}
 }
@@ -233,14 +245,14 @@ func TestRemoteIPIsJudged(t *testing.T) {
 func TestAuthorizeTCP(t *testing.T) {
 	p := program(t, &security.AuthorizationPolicy{Rules: []*security.Rule{{
 		From: []*security.Rule_From{{Source: &security.Source{Namespaces: []string{"shop"}}}}}}})
-	if permit, _, failure := (Judge{}).AuthorizeTCP(p, caller(t)); !permit.Valid() || failure != nil {
+	if permit, _, failure := authorizeTCP(p, caller(t)); !permit.Valid() || failure != nil {
 		t.Error("denied:", failure)
 	}
-	permit, _, failure := Judge{}.AuthorizeTCP(p, &authz.Connection{})
+	permit, _, failure := authorizeTCP(p, &authz.Connection{})
 	if permit.Valid() || failure == nil || failure.Code != proxy.Denied || failure.Detail != "rbac_access_denied_matched_policy[none]" {
 		t.Errorf("nobody got %v, %+v", permit.Valid(), failure)
 	}
-	if permit, _, failure := (Judge{}).AuthorizeTCP(nil, caller(t)); permit.Valid() || failure == nil {
+	if permit, _, failure := authorizeTCP(nil, caller(t)); permit.Valid() || failure == nil {
 		t.Error("no program allowed")
 	}
 }
@@ -256,7 +268,7 @@ func TestAuthorizeAllocates(t *testing.T) {
 			fields := h.Fields
 			h.Reset()
 			h.Method, h.Authority, h.Path, h.Fields = "GET", "api.shop", path, fields
-			Judge{}.Authorize(p, c, h, req, s)
+			authorize(p, c, h, req, s)
 		})
 		if n != 0 {
 			t.Errorf("%q: %v allocations", path, n)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/authz"
-	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/policy"
 )
 
@@ -19,12 +18,17 @@ type Store interface {
 	Take(ctx context.Context, b *Bucket, key Key) (g Grant, ok bool)
 }
 
+// Sharers is what a Store may offer besides: how many proxies shared it when it was last heard of. A rule whose
+// onStoreFailure is Local then takes its share; 1 without this method.
+type Sharers interface{ Replicas() int }
+
 // Key is the hash of a rule and of what it distinguishes (identity, header value, address).
 type Key [16]byte
 
 // Bucket is the shape of one limit. Immutable.
 type Bucket struct {
-	// Name is stable over restarts and the same in all proxies: NAMESPACE/NAME/RULE and a hash of the limit.
+	// Name is stable over restarts and the same in all proxies: NAMESPACE/NAME/RULE (its place in spec.global.rules) and a
+	// hash of its selectors and limit.
 	Name     string
 	Requests uint32
 	Period   time.Duration     // of a GCRA limit; 0 for quotas
@@ -51,58 +55,30 @@ type Verdict struct {
 	// matched.
 	Tightest *Rule
 	Grant    Grant
+	// StoreAway says that the refusal is not for the limit but because its store can't be asked: onStoreFailure is Deny, or
+	// there is no store at all.
+	StoreAway bool
 }
 
 // Rule is one rule of one policy, compiled. Immutable.
 type Rule struct {
+	// Ref numbers a policy's rules through: local ones, then global ones; -1 is a quarantined policy.
 	Ref    *authz.RuleRef
 	Bucket Bucket
 	Global bool
+	fields *fieldParts
 }
 
-// Registry keeps the state of limits over changes of configuration: a rule that did not change goes on counting.
-type Registry struct{}
-
-// NewRegistry builds an empty registry. now is the clock, time.Now where nil.
-func NewRegistry(now func() time.Time) *Registry { return &Registry{} }
-
-// SetStore changes the store of global limits; nil is no store.
-func (r *Registry) SetStore(s Store) {}
-
-// Set is the limits of one listener or route. Immutable but for its counters; safe for concurrent use. The nil *Set has no
-// limits.
-type Set struct{}
-
-// Compile reads policies; an error names the policy and the field (Field gives them). State of rules that an earlier Set
-// of the registry had is taken over.
-func (r *Registry) Compile(policies []*mesh.Typed[*policy.RateLimitPolicy]) (*Set, error) {
-	return &Set{}, nil
+// Status is what a rule has done since this process began to count by it.
+type Status struct {
+	Rule   *Rule
+	Shadow bool
+	// Allowed, Refused and Shadowed (let through although the limit was reached) add up to the requests that matched.
+	Allowed, Refused, Shadowed uint64
+	// Alone is how many of them were judged without the store that they should have been judged by.
+	Alone uint64
+	// Keys is how many slots the table of a keyed rule has taken (some may have run out), Slots how many it has now.
+	Keys, Slots int
+	// Evictions is how many keys were forgotten before their time, because the table was full.
+	Evictions uint64
 }
-
-// Take counts a request against every rule that matches.
-func (s *Set) Take(ctx context.Context, c *authz.Connection, r *authz.Request) Verdict {
-	return Verdict{}
-}
-
-// AppendFields appends the fields ratelimit-policy and ratelimit (draft-ietf-httpapi-ratelimit-headers) of a verdict, and
-// retry-after of a refusal.
-func (v *Verdict) AppendFields(dst []Field) []Field { return dst }
-
-// Field is a header field.
-type Field struct{ Name, Value string }
-
-// Trace is what one rule says of a request that is only asked about.
-type Trace struct {
-	Rule    *Rule
-	Matched bool
-	// Field and Saw are the first selector that did not match and what it saw.
-	Field, Saw string
-	// Key shows what the rule counts by, "" for all requests together.
-	Key   string
-	Grant Grant // without counting
-	// Known is false where there is no state to ask (why from files).
-	Known bool
-}
-
-// Explain says what each rule makes of a request, without counting it.
-func (s *Set) Explain(c *authz.Connection, r *authz.Request) []Trace { return nil }

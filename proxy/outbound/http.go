@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
 	"github.com/signet-mesh/signet/proxy/route"
@@ -52,6 +53,10 @@ func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 		return proxy.Fail(proxy.NoRoute, "", nil)
 	}
 	x.Rec.RouteName = r.Name
+	// 4 limit
+	if fail := s.limit(x, c, r); fail != nil {
+		return fail
+	}
 	switch r.Action {
 	case route.Redirect:
 		x.Resp.Reset()
@@ -68,6 +73,18 @@ func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 		return nil
 	}
 	return s.forward(x, c, r)
+}
+
+// limit is step 4: it counts the request against the limits of its route, whose caller is the workload itself.
+func (s *session) limit(x *forward.Exchange, c *Config, r *route.Route) *proxy.Failure {
+	limits := c.Limits[r]
+	if limits == nil {
+		return nil
+	}
+	x.Auth = authz.Connection{Peer: identity.Peer{ID: c.ID}, SourceIP: s.remote.Addr(), DestinationIP: s.local.Addr(), DestinationPort: s.local.Port()}
+	x.Judged = authz.Request{Method: x.Req.Method, Host: x.Req.Authority, Path: x.Req.Path, Headers: &x.Req, Query: x.Req.Query,
+		Minor: x.Req.Minor, Received: x.Rec.Start}
+	return x.Limit(limits)
 }
 
 // forward is steps 5 to 7: one destination of the route, one endpoint of it.

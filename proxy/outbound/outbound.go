@@ -15,9 +15,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
 	"github.com/signet-mesh/signet/proxy/judge"
+	"github.com/signet-mesh/signet/proxy/limit"
 	"github.com/signet-mesh/signet/proxy/route"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
@@ -54,7 +56,11 @@ type Config struct {
 	Dialer         Dialer
 	ConnectTimeout time.Duration
 	Judge          judge.Judge
-	// Self is what metrics say of the workload, Address the one that its sidecar dials from.
+	// Limits are those of routes, by route of Table.
+	Limits map[*route.Route]*limit.Set
+	// ID is the workload's own identity: the caller, to the limits of routes. Self is what metrics say of it, Address the one
+	// that its sidecar dials from.
+	ID      identity.ID
 	Self    *proxy.Party
 	Address netip.Addr
 }

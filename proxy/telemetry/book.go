@@ -40,9 +40,10 @@ type pairKey struct {
 type pair struct{ outcomes atomic.Pointer[[]outcome] }
 
 type outcome struct {
-	status int
-	flag   string
-	series *series
+	status   int
+	flag     string
+	deniedBy string
+	series   *series
 }
 
 func newBook(limit int) *book {
@@ -61,17 +62,17 @@ func (b *book) find(rec *proxy.Record, status int, flag string) *series {
 	}
 	k := pairKey{rec.Source, rec.Destination, rec.Service, rec.Side, rec.Security, rec.TCP}
 	if p := (*b.pairs.Load())[k]; p != nil {
-		if s := p.find(status, flag); s != nil {
+		if s := p.find(status, flag, rec.DeniedBy); s != nil {
 			return s
 		}
 	}
 	return b.enter(rec, k, status, flag)
 }
 
-func (p *pair) find(status int, flag string) *series {
+func (p *pair) find(status int, flag, deniedBy string) *series {
 	known := *p.outcomes.Load()
 	for i := range known {
-		if o := &known[i]; o.status == status && o.flag == flag {
+		if o := &known[i]; o.status == status && o.flag == flag && o.deniedBy == deniedBy {
 			return o.series
 		}
 	}
@@ -95,8 +96,8 @@ func (b *book) enter(rec *proxy.Record, k pairKey, status int, flag string) *ser
 		next[k] = p
 		b.pairs.Store(&next)
 	}
-	if known := *p.outcomes.Load(); len(known) < maxOutcomes && p.find(status, flag) == nil {
-		next := append(slices.Clone(known), outcome{status, strings.Clone(flag), s})
+	if known := *p.outcomes.Load(); len(known) < maxOutcomes && p.find(status, flag, rec.DeniedBy) == nil {
+		next := append(slices.Clone(known), outcome{status, strings.Clone(flag), rec.DeniedBy, s})
 		p.outcomes.Store(&next)
 	}
 	return s

@@ -16,9 +16,12 @@ import (
 // unknown is what Istio writes for an absent label value.
 const unknown = "unknown"
 
-// labelNames are the labels of Istio's standard metrics, sorted. TCP metrics lack those of httpOnly.
+// deniedBy is empty, which to Prometheus is absent, on whatever nobody refused.
+const deniedBy = "denied_by"
+
+// labelNames are the labels of Istio's standard metrics and denied_by, which says what refused an exchange, sorted. TCP metrics lack those of httpOnly.
 var labelNames = [...]string{
-	"connection_security_policy",
+	"connection_security_policy", deniedBy,
 	"destination_app", "destination_canonical_revision", "destination_canonical_service", "destination_cluster",
 	"destination_principal", "destination_service", "destination_service_name", "destination_service_namespace",
 	"destination_version", "destination_workload", "destination_workload_namespace",
@@ -47,7 +50,7 @@ func (k *seriesKey) labelValues() [len(labelNames)]string {
 		security = "mutual_tls"
 	}
 	v := [len(labelNames)]string{
-		security,
+		security, k.deniedBy,
 		d.App, d.CanonicalRevision, d.CanonicalService, "",
 		d.Principal, k.service.Service, k.service.ServiceName, k.service.ServiceNamespace,
 		d.Version, d.Workload, d.Namespace,
@@ -56,7 +59,7 @@ func (k *seriesKey) labelValues() [len(labelNames)]string {
 		s.Version, s.Workload, s.Namespace,
 	}
 	for i := range v {
-		if v[i] == "" && labelNames[i] != "grpc_response_status" {
+		if v[i] == "" && labelNames[i] != "grpc_response_status" && labelNames[i] != deniedBy {
 			v[i] = unknown
 		}
 	}
@@ -68,7 +71,7 @@ func (k *seriesKey) labels() []*dto.LabelPair {
 	values := k.labelValues()
 	out := make([]*dto.LabelPair, 0, len(labelNames))
 	for i := range labelNames {
-		if !k.tcp || !httpOnly(labelNames[i]) {
+		if (!k.tcp || !httpOnly(labelNames[i])) && (labelNames[i] != deniedBy || values[i] != "") {
 			out = append(out, &dto.LabelPair{Name: &labelNames[i], Value: &values[i]})
 		}
 	}
@@ -189,7 +192,7 @@ func register(reg *prometheus.Registry, r *Recorder, c Config) {
 	count := func(name, help string, read func() uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(read()) })
 	}
-	reg.MustRegister(build, newCollector(r.book), r.refusals.total,
+	reg.MustRegister(build, newCollector(r.book), r.refusals.total, newShadowCollector(r.denials),
 		count("signet_access_log_dropped_total", "Access log lines dropped because the writer did not keep up.", r.lines.dropped.Load),
 		count("signet_series_overflow_total", "Label sets that were counted under unknown parties because there were too many.", r.book.overflow.Load),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -9,7 +9,8 @@ import (
 )
 
 // appendJSON is a line with the keys of Istio's default JSON format (accessLogEncoding JSON) and the member "workload"; a
-// matched AUDIT rule is the member "audit". What is absent is null, as Envoy has it.
+// matched AUDIT rule is the member "audit", a caller's proven identity "source_principal", who refused "denied_by", policies
+// without effect "dry_run_denied" and "dry_run_allowed". What is absent is null, as Envoy has it.
 func appendJSON(b []byte, workload string, r *proxy.Record) []byte {
 	details, termination := r.Detail, ""
 	if r.TCP {
@@ -57,10 +58,44 @@ func appendJSON(b []byte, workload string, r *proxy.Record) []byte {
 	b = appendAddressMember(b, "downstream_remote_address", r.DownstreamRemote)
 	b = appendMember(b, "requested_server_name", r.SNI, maxValue)
 	b = appendMember(b, "route_name", r.RouteName, maxValue)
+	if r.Peer.Proven() {
+		b = appendMember(b, "source_principal", r.Peer.ID.String(), maxPath)
+	}
+	if r.DeniedBy != "" {
+		b = appendMember(b, "denied_by", r.DeniedBy, maxPath)
+	}
+	if len(r.Shadows) > 0 {
+		b = appendShadows(b, r.Shadows)
+	}
 	if r.Audited != "" {
 		b = appendMember(b, "audit", r.Audited, maxValue)
 	}
 	return append(b, '}', '\n')
+}
+
+// appendShadows appends the policies in dry run that would have refused, and those that would not.
+func appendShadows(b []byte, shadows []proxy.Shadow) []byte {
+	for _, denied := range [...]bool{true, false} {
+		key, n := `,"dry_run_allowed":[`, 0
+		if denied {
+			key = `,"dry_run_denied":[`
+		}
+		for _, s := range shadows {
+			if s.Denied != denied {
+				continue
+			}
+			if n++; n == 1 {
+				b = append(b, key...)
+			} else {
+				b = append(b, ',')
+			}
+			b = appendString(b, s.By, maxPath)
+		}
+		if n > 0 {
+			b = append(b, ']')
+		}
+	}
+	return b
 }
 
 func flagOf(r *proxy.Record) string {

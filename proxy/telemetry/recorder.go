@@ -56,6 +56,7 @@ type Recorder struct {
 	book     *book
 	lines    *lines
 	refusals *refusals
+	denials  *denials
 	form     atomic.Uint32 // AccessLog
 }
 
@@ -72,7 +73,7 @@ func New(c Config) *Recorder {
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
-	r := &Recorder{log: c.Log, registry: c.Registry, book: newBook(maxSeries), refusals: newRefusals(c.Log)}
+	r := &Recorder{log: c.Log, registry: c.Registry, book: newBook(maxSeries), refusals: newRefusals(c.Log), denials: newDenials()}
 	r.lines = newLines(c.Workload, c.Writer, c.Log)
 	r.form.Store(uint32(c.AccessLog))
 	register(c.Registry, r, c)
@@ -117,6 +118,7 @@ func (r *Recorder) Retain(parties []*proxy.Party, services []*proxy.Destination)
 // outcome, save the access log's buffer.
 func (r *Recorder) Record(rec *proxy.Record) {
 	s := r.book.find(rec, rec.Status, rec.Flag)
+	r.denials.add(rec)
 	if rec.TCP {
 		s.closed(rec)
 	} else {
@@ -126,6 +128,12 @@ func (r *Recorder) Record(rec *proxy.Record) {
 		r.lines.add(form, rec)
 	}
 }
+
+// Denials are who was refused by which policy, the last first; at most 1,024.
+func (r *Recorder) Denials() []Denial { return r.denials.list() }
+
+// Registry is where the metrics stand, for what else of this sidecar is to be exported.
+func (r *Recorder) Registry() *prometheus.Registry { return r.registry }
 
 // Opened implements proxy.Recorder.
 func (r *Recorder) Opened(rec *proxy.Record) {

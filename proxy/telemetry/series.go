@@ -20,13 +20,14 @@ type seriesKey struct {
 	tcp                 bool
 	status              int
 	flag                string
+	deniedBy            string
 }
 
 // newSeriesKey normalises what a record says into what labels show. Principals are shown only where they were proven: not
 // on plaintext.
 func newSeriesKey(rec *proxy.Record, status int, flag string) seriesKey {
 	k := seriesKey{source: *rec.Source, destination: *rec.Destination, service: *rec.Service, side: rec.Side,
-		security: rec.Security, tcp: rec.TCP, status: status, flag: flag}
+		security: rec.Security, tcp: rec.TCP, status: status, flag: flag, deniedBy: rec.DeniedBy}
 	if rec.Security == proxy.SecurityNone || (rec.Side == proxy.DestinationSide && rec.Security != proxy.SecurityMTLS) {
 		k.source.Principal, k.destination.Principal = "", ""
 	}

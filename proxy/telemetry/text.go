@@ -58,6 +58,11 @@ func appendText(b []byte, workload string, r *proxy.Record) []byte {
 	}
 	b = append(appendWord(b, r.SNI), ' ')
 	b = appendWord(b, r.RouteName)
+	for _, s := range r.Shadows {
+		if s.Denied {
+			b = appendWord(append(b, " dry_run_denied="...), s.By)
+		}
+	}
 	if r.Audited != "" {
 		b = appendWord(append(b, " audit="...), r.Audited)
 	}

@@ -2,21 +2,26 @@ package compile
 
 import (
 	"errors"
+	"strings"
 
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
 
+	"github.com/signet-mesh/signet/authz"
 	policies "github.com/signet-mesh/signet/authz/compile"
+	"github.com/signet-mesh/signet/authz/rego"
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // Judge tries to compile one object by itself, whatever workload it may be for: what no sidecar could run is found when the
-// object is read, with the field's position. It is a mesh.ParseOptions.Judge.
-func Judge(trustDomain string) func(*mesh.Object) []mesh.Problem {
-	return func(o *mesh.Object) []mesh.Problem { return judge(o, trustDomain) }
+// object is read, with the field's position. control, which may be nil, is what the control plane's command line says. It is
+// a mesh.ParseOptions.Judge.
+func Judge(trustDomain string, control *policy.ControlSettings) func(*mesh.Object) []mesh.Problem {
+	return func(o *mesh.Object) []mesh.Problem { return judge(o, trustDomain, control) }
 }
 
-func judge(o *mesh.Object, trustDomain string) []mesh.Problem {
+func judge(o *mesh.Object, trustDomain string, control *policy.ControlSettings) []mesh.Problem {
 	var err error
 	switch spec := o.Spec.(type) {
 	case *networking.VirtualService:
@@ -25,16 +30,32 @@ func judge(o *mesh.Object, trustDomain string) []mesh.Problem {
 		err = judgeDestinationRule(&mesh.Typed[*networking.DestinationRule]{Meta: o.Meta, Spec: spec})
 	case *security.AuthorizationPolicy:
 		p := &mesh.Typed[*security.AuthorizationPolicy]{Meta: o.Meta, Spec: spec}
-		_, err = policies.Compile([]*mesh.Typed[*security.AuthorizationPolicy]{p}, policies.Options{TrustDomain: trustDomain})
+		_, err = policies.Compile([]*mesh.Typed[*security.AuthorizationPolicy]{p}, policies.Options{TrustDomain: trustDomain, Provider: anyProvider})
 		if err != nil {
 			field, cause := policies.Field(err)
 			return []mesh.Problem{mesh.Fault(o, field, cause.Error())}
 		}
+	case *security.RequestAuthentication:
+		r := &mesh.Typed[*security.RequestAuthentication]{Meta: o.Meta, Spec: spec}
+		_, err = (&compiler{view: &mesh.View{RequestAuthentication: []*mesh.Typed[*security.RequestAuthentication]{r}}, parts: NewOffline()}).tokens()
+	case *policy.RegoPolicy:
+		if _, err = rego.New(rego.Config{Namespace: o.Namespace, Name: o.Name, Spec: spec, Builtins: control.GetRegoBuiltins()}); err != nil {
+			field, cause := rego.Field(err)
+			err = &Fault{o.Key, strings.TrimSuffix("spec."+field, "."), cause}
+		}
+	case *policy.RateLimitPolicy:
+		p := &mesh.Typed[*policy.RateLimitPolicy]{Meta: o.Meta, Spec: spec}
+		_, err = (&compiler{parts: NewOffline()}).limitSet(rateLimits{p})
 	}
 	if err == nil {
 		return nil
 	}
 	return []mesh.Problem{fault(o, err)}
+}
+
+// anyProvider stands for whatever a provider.name will resolve to.
+func anyProvider(_, name string) *authz.Custom {
+	return &authz.Custom{Ref: authz.NewRef("ExtensionProvider", "", name, -1), AfterToken: true}
 }
 
 // fault is an error as the problem of an object.
@@ -87,18 +108,18 @@ func judgeTraffic(t *networking.TrafficPolicy) error {
 		return nil
 	}
 	c := newCompiler(&mesh.View{Self: &mesh.Workload{}})
-	try := func(p policy) error {
+	try := func(p trafficPolicy) error {
 		if _, err := p.balance(); err != nil {
 			return err
 		}
 		_, err := c.target(&mesh.Endpoint{}, p.tls, nil, false)
 		return err
 	}
-	if err := try((policy{}).override(t, 0)); err != nil {
+	if err := try((trafficPolicy{}).override(t, 0)); err != nil {
 		return err
 	}
 	for i, l := range t.PortLevelSettings {
-		if err := try(policy{l.LoadBalancer, l.ConnectionPool, l.Tls}); err != nil {
+		if err := try(trafficPolicy{l.LoadBalancer, l.ConnectionPool, l.Tls}); err != nil {
 			return below(item("portLevelSettings", i), err)
 		}
 	}
@@ -114,12 +135,13 @@ func Check(s *mesh.Snapshot) []mesh.Problem {
 	}
 	var out []mesh.Problem
 	told := map[mesh.Key]bool{}
+	parts := NewOffline()
 	for _, w := range s.Workloads() {
 		v, ok := s.View(w.Namespace, w.Name)
 		if !ok {
 			continue
 		}
-		_, err := Compile(v)
+		_, err := Compile(v, parts)
 		if err == nil {
 			continue
 		}

@@ -10,7 +10,7 @@ import (
 // checked parses and builds as the control plane does, and gives everything that was refused, a line each.
 func checked(t *testing.T, text string) (*mesh.Snapshot, string) {
 	t.Helper()
-	objects, problems := mesh.Parse("x.yaml", []byte(text), mesh.ParseOptions{TrustDomain: "cluster.local", Judge: Judge("cluster.local")})
+	objects, problems := mesh.Parse("x.yaml", []byte(text), mesh.ParseOptions{TrustDomain: "cluster.local", Judge: Judge("cluster.local", nil)})
 	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: "cluster.local", Check: Check})
 	var out []string
 	for _, p := range mesh.Refusals(append(problems, more...)) {
@@ -63,7 +63,7 @@ func TestCheck(t *testing.T) {
 		if !ok || v.Sidecar != nil {
 			t.Fatalf("view %+v", v)
 		}
-		if w, err := Compile(v); err != nil || len(w.Inbound) != 0 {
+		if w, err := Compile(v, NewOffline()); err != nil || len(w.Inbound) != 0 {
 			t.Errorf("the workload can't be run: %v", err)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/limit"
+	"github.com/signet-mesh/signet/proxy/route"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
@@ -25,6 +27,8 @@ const (
 // compiler holds what the steps of one Compile share.
 type compiler struct {
 	view       *mesh.View
+	parts      Parts
+	limited    map[*route.Route]*limit.Set
 	parties    *Parties
 	byHost     map[string]*mesh.Service
 	rules      map[string]*ruleIndex // by namespace
@@ -38,7 +42,8 @@ type compiler struct {
 func newCompiler(v *mesh.View) *compiler {
 	c := &compiler{view: v, parties: newParties(v.Self, v.Peers), byHost: make(map[string]*mesh.Service, len(v.Services)),
 		rules: map[string]*ruleIndex{}, vsExact: map[string]*mesh.Typed[*networking.VirtualService]{},
-		named: make(map[*mesh.Service]*proxy.Destination, len(v.Services)), specs: map[string]upstream.Spec{}}
+		named: make(map[*mesh.Service]*proxy.Destination, len(v.Services)), specs: map[string]upstream.Spec{},
+		limited: map[*route.Route]*limit.Set{}}
 	for _, s := range v.Services {
 		if c.byHost[s.Host] == nil {
 			c.byHost[s.Host] = s
@@ -100,9 +105,9 @@ func (c *compiler) clusters() error {
 
 func (c *compiler) portClusters(s *mesh.Service, i int, r *rule) error {
 	if r == nil {
-		return c.cluster(s, i, "", nil, policy{})
+		return c.cluster(s, i, "", nil, trafficPolicy{})
 	}
-	top := policy{}.override(r.policy, s.Ports[i].Number)
+	top := trafficPolicy{}.override(r.policy, s.Ports[i].Number)
 	if err := c.cluster(s, i, "", nil, top); err != nil {
 		return of(r.from, "spec.trafficPolicy", err)
 	}
@@ -115,7 +120,7 @@ func (c *compiler) portClusters(s *mesh.Service, i int, r *rule) error {
 }
 
 // cluster adds the spec of one port (or one subset of it).
-func (c *compiler) cluster(s *mesh.Service, i int, subset string, labels map[string]string, p policy) error {
+func (c *compiler) cluster(s *mesh.Service, i int, subset string, labels map[string]string, p trafficPolicy) error {
 	port := s.Ports[i]
 	lb, err := p.balance()
 	if err != nil {

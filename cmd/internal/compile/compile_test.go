@@ -92,7 +92,7 @@ func shop(t testing.TB) *mesh.View {
 
 func compiled(t testing.TB, v *mesh.View) *Workload {
 	t.Helper()
-	w, err := Compile(v)
+	w, err := Compile(v, NewOffline())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ outboundTrafficPolicy: {}
 		`{ingress: [{port: {number: 15001, protocol: HTTP}}]}`,
 	} {
 		v.Sidecar = sidecar(t, bad)
-		if _, err := Compile(v); err == nil {
+		if _, err := Compile(v, NewOffline()); err == nil {
 			t.Errorf("%s was compiled", bad)
 		}
 	}

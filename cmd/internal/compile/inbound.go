@@ -53,8 +53,11 @@ func (c *compiler) ingress(in *networking.IstioIngressListener) (Inbound, error)
 	if target == bind.String() {
 		return Inbound{}, below("defaultEndpoint", fmt.Errorf("%q is the listener itself", in.DefaultEndpoint))
 	}
-	l := Inbound{Bind: bind, HTTP: classOf(in.Port) == mesh.HTTP, Mode: modeOf(c.view, bind.Port()),
+	l := Inbound{Bind: bind, HTTP: classOf(in.Port) == mesh.HTTP, Mode: modeOf(c.view, bind.Port()), StrictBy: strictBy(c.view, bind.Port()),
 		Cluster: "inbound|" + strconv.Itoa(int(bind.Port())) + "||", Service: c.servedBy(bind.Port())}
+	if l.Limits, err = c.inboundLimits(bind.Port()); err != nil {
+		return Inbound{}, err
+	}
 	if _, twice := c.specs[l.Cluster]; twice {
 		return Inbound{}, below("port.number", fmt.Errorf("%d is there twice", bind.Port()))
 	}

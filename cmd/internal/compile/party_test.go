@@ -72,7 +72,7 @@ func TestReserved(t *testing.T) {
 
 func TestNoIdentity(t *testing.T) {
 	for _, v := range []*mesh.View{nil, {}, {Self: &mesh.Workload{Namespace: "a", Name: "b"}}} {
-		if _, err := Compile(v); err == nil {
+		if _, err := Compile(v, NewOffline()); err == nil {
 			t.Errorf("%+v was compiled", v)
 		}
 	}
@@ -95,7 +95,7 @@ func BenchmarkCompile(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			v := many(b, n)
 			for b.Loop() {
-				if _, err := Compile(v); err != nil {
+				if _, err := Compile(v, NewOffline()); err != nil {
 					b.Fatal(err)
 				}
 			}

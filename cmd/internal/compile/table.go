@@ -142,9 +142,9 @@ func (c *compiler) routes(vs *mesh.Typed[*networking.VirtualService], port uint1
 		if err != nil {
 			return nil, of(&vs.Meta, item("spec.http", i), err)
 		}
+		first := len(out)
 		if len(h.Match) == 0 {
 			out = append(out, base)
-			continue
 		}
 		for k, m := range h.Match {
 			if m.Port != 0 && m.Port != uint32(port) || !c.isSource(m.Gateways, m.SourceLabels, m.SourceNamespace) {
@@ -155,6 +155,9 @@ func (c *compiler) routes(vs *mesh.Typed[*networking.VirtualService], port uint1
 				return nil, of(&vs.Meta, item(item("spec.http", i)+".match", k), err)
 			}
 			out = append(out, r)
+		}
+		if err := c.limitRoute(vs, h.Name, out[first:]...); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil

@@ -73,7 +73,7 @@ subsets:
 		`{host: cart, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}`,
 	} {
 		v.DestinationRules = []*mesh.Typed[*networking.DestinationRule]{destinationRule(t, "shop", "bad", bad)}
-		if _, err := Compile(v); err == nil || !strings.Contains(err.Error(), "DestinationRule shop/bad") {
+		if _, err := Compile(v, NewOffline()); err == nil || !strings.Contains(err.Error(), "DestinationRule shop/bad") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -238,7 +238,7 @@ func TestVirtualServiceRefused(t *testing.T) {
 	} {
 		v := shop(t)
 		v.VirtualServices = []*mesh.Typed[*networking.VirtualService]{virtualService(t, "shop", "bad", `{hosts: [cart], http: [`+bad+`]}`)}
-		if _, err := Compile(v); err == nil || !strings.Contains(err.Error(), "VirtualService shop/bad: spec.http[0]") {
+		if _, err := Compile(v, NewOffline()); err == nil || !strings.Contains(err.Error(), "VirtualService shop/bad: spec.http[0]") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -284,7 +284,7 @@ egress:
 		`{egress: [{port: {number: 9000, protocol: TCP}, bind: nowhere, hosts: ["*/*"]}]}`:            "nowhere",
 	} {
 		v.Sidecar = sidecar(t, bad)
-		if _, err := Compile(v); err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "spec.egress[0]") {
+		if _, err := Compile(v, NewOffline()); err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "spec.egress[0]") {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
@@ -292,7 +292,7 @@ egress:
 	more := *v.Services[0]
 	more.Host = "other.shop"
 	v.Services = append(v.Services, &more)
-	if _, err := Compile(v); err == nil || !strings.Contains(err.Error(), "both "+cartHost+" and other.shop") {
+	if _, err := Compile(v, NewOffline()); err == nil || !strings.Contains(err.Error(), "both "+cartHost+" and other.shop") {
 		t.Errorf("two services of one port: %v", err)
 	}
 }
@@ -336,7 +336,7 @@ tcp:
 		t.Errorf("CONNECT goes to %+v", h)
 	}
 	v.VirtualServices[0] = virtualService(t, "infra", "nats", `{hosts: [nats.infra], tcp: [{match: [{destinationSubnets: ["10.0.0.0/8"]}], route: [{destination: {host: nats.infra}}]}]}`)
-	if _, err := Compile(v); err == nil || !strings.Contains(err.Error(), "VirtualService infra/nats: spec.tcp[0]") {
+	if _, err := Compile(v, NewOffline()); err == nil || !strings.Contains(err.Error(), "VirtualService infra/nats: spec.tcp[0]") {
 		t.Errorf("a match by subnet: %v", err)
 	}
 }

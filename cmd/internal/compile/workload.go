@@ -11,9 +11,10 @@ import (
 	"net/netip"
 
 	"github.com/signet-mesh/signet/authz"
-	policies "github.com/signet-mesh/signet/authz/compile"
+	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/limit"
 	"github.com/signet-mesh/signet/proxy/route"
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
@@ -35,8 +36,12 @@ type Workload struct {
 	// need be without an endpoint.
 	Clusters []upstream.Spec
 	Program  *authz.Program
-	Parties  *Parties
-	Reserved *Reserved
+	// Tokens verifies end users' tokens, nil where no RequestAuthentication selects the workload.
+	Tokens *jwt.Authenticator
+	// RouteLimits are the limits of routes, by route of the tables above.
+	RouteLimits map[*route.Route]*limit.Set
+	Parties     *Parties
+	Reserved    *Reserved
 	// Warnings say what dangles: references to services or subsets that don't exist.
 	Warnings []string
 }
@@ -68,8 +73,12 @@ type Inbound struct {
 	// HTTP is false for a port that is carried as TCP.
 	HTTP bool
 	Mode Mode
+	// StrictBy names the PeerAuthentication that makes the port STRICT, nil if the port is not.
+	StrictBy *authz.RuleRef
 	// Cluster is inbound|PORT||, whose one target is the program.
 	Cluster string
+	// Limits are counted for requests to this port; nil for none.
+	Limits *limit.Set
 	// Service is the one that this port of the workload serves, for metrics; its zero value if there is none.
 	Service *proxy.Destination
 }
@@ -117,20 +126,24 @@ func (o *Outbound) DefaultPort() uint16 {
 
 // Compile makes what the workload of a view runs. An error names the object and what of it can't be run; nothing of the
 // view is used then.
-func Compile(v *mesh.View) (*Workload, error) {
+func Compile(v *mesh.View, parts Parts) (*Workload, error) {
 	if v == nil || v.Self == nil || v.Self.ID.IsZero() {
 		return nil, fmt.Errorf("compiling workload: the view names no workload with an identity")
 	}
 	c := newCompiler(v)
+	c.parts = parts
 	w := &Workload{Self: v.Self, Settings: v.Mesh, AllowAny: allowAny(v), Parties: c.parties, Party: c.parties.self}
 	fail := func(err error) (*Workload, error) {
 		return nil, fmt.Errorf("compiling workload %s/%s: %w", v.Self.Namespace, v.Self.Name, err)
 	}
 	var err error
+	if err := c.clusters(); err != nil {
+		return fail(err)
+	}
 	if w.Program, err = c.program(); err != nil {
 		return fail(err)
 	}
-	if err := c.clusters(); err != nil {
+	if w.Tokens, err = c.tokens(); err != nil {
 		return fail(err)
 	}
 	if w.Inbound, err = c.inbound(); err != nil {
@@ -142,25 +155,10 @@ func Compile(v *mesh.View) (*Workload, error) {
 	if err := distinct(w); err != nil {
 		return fail(c.ofSidecar(err))
 	}
+	w.RouteLimits = c.limited
 	w.Clusters, w.Warnings = c.finish()
 	w.Reserved = newReserved(v, w)
 	return w, nil
-}
-
-// program compiles the policies. An error names the policy that is at fault.
-func (c *compiler) program() (*authz.Program, error) {
-	o := policies.Options{TrustDomain: c.view.TrustDomain, Aliases: c.view.Mesh.TrustDomainAliases, RootNamespace: c.view.Mesh.RootNamespace}
-	p, err := policies.Compile(c.view.Authorization, o)
-	if err == nil {
-		return p, nil
-	}
-	for i, one := range c.view.Authorization {
-		if _, alone := policies.Compile(c.view.Authorization[i:i+1], o); alone != nil {
-			field, cause := policies.Field(alone)
-			return nil, &Fault{one.Key, field, cause}
-		}
-	}
-	return nil, err
 }
 
 // ofSidecar blames the Sidecar, where there is one.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,12 +21,19 @@ import (
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
+// errStopped says that the sidecar ends.
+var errStopped = errors.New("the sidecar ends")
+
 // retryOpen is how long an address that is taken is left alone.
 const retryOpen = time.Second
 
 // corridors owns the listeners of a sidecar: apply makes them follow a view, all or nothing.
 type corridors struct {
 	n *Node
+
+	// applying is held while a configuration is put in force, mu only while the listeners change.
+	applying sync.Mutex
+	turn     uint64 // counts what apply was given; guarded by applying
 
 	mu  sync.Mutex // guards what follows
 	in  map[netip.AddrPort]*running[*inbound.Listener]
@@ -37,7 +45,6 @@ type corridors struct {
 	shown     *shown
 	notify    chan struct{} // closed by the next apply
 	stopped   bool
-	turn      uint64         // counts what apply was given
 	said      string         // the last error of run, which is logged once
 	warned    []string       // the warnings of the configuration that runs
 	inFlight  sync.WaitGroup // every listener's Run
@@ -61,29 +68,48 @@ func newCorridors(n *Node) *corridors {
 // so that an address that is taken refuses the whole view; such a view is tried again until it can be run or the next one
 // comes.
 func (c *corridors) apply(v *mesh.View) error {
-	w, err := compile.Compile(v)
+	c.applying.Lock()
+	defer c.applying.Unlock()
+	c.turn++
+	if err := c.run(v); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
+}
+
+// run is apply. applying is held.
+func (c *corridors) run(v *mesh.View) (err error) {
+	parts := c.n.parts
+	parts.begin()
+	defer func() {
+		if err != nil {
+			parts.abort()
+		}
+	}()
+	w, err := compile.Compile(v, parts)
+	if err != nil {
+		return err
+	}
+	store, err := parts.store(v, c.n.namespace+"/"+c.n.workload)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.turn++
-	return c.run(w)
-}
-
-// run is apply after compiling. mu is held.
-func (c *corridors) run(w *compile.Workload) error {
 	if c.stopped {
-		return nil
+		return errStopped
 	}
 	opened, err := c.open(w)
 	if err != nil {
 		turn := c.turn
-		time.AfterFunc(retryOpen, func() { c.again(w, turn) })
+		time.AfterFunc(retryOpen, func() { c.again(v, turn) })
 		return fmt.Errorf("WorkloadEntry %s/%s: %w", w.Self.Namespace, w.Self.Name, err)
 	}
 	c.said = ""
 	clusters := c.n.upstreams.Update(w.Clusters)
+	parts.clusters.Store(&clusters)
+	parts.registry.SetStore(store)
+	parts.commit()
 	c.swapInbound(w, clusters, opened)
 	c.swapOutbound(w, clusters, opened)
 	c.judgeLingering(w)
@@ -100,14 +126,16 @@ func (c *corridors) run(w *compile.Workload) error {
 }
 
 // again runs a configuration whose addresses were taken, unless another has come since.
-func (c *corridors) again(w *compile.Workload, turn uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *corridors) again(v *mesh.View, turn uint64) {
+	c.applying.Lock()
+	defer c.applying.Unlock()
 	if c.turn != turn {
 		return
 	}
-	if err := c.run(w); err == nil {
+	if err := c.run(v); err == nil {
 		c.n.cfg.Log.Info("configuration runs now")
+	} else if errors.Is(err, errStopped) {
+		return
 	} else if err.Error() != c.said {
 		c.said = err.Error()
 		c.n.cfg.Log.Error("configuration can't be run yet", "error", err)
@@ -178,8 +206,8 @@ func inboundConfig(w *compile.Workload, p *compile.Inbound, clusters map[string]
 		mode = inbound.Disable
 	}
 	return &inbound.Config{
-		Bind: p.Bind, Protocol: protocol, Mode: mode, Cluster: clusters[p.Cluster], Program: w.Program,
-		Judge: judge.New(w.Settings), ID: w.Self.ID, Self: w.Party, Service: p.Service,
+		Bind: p.Bind, Protocol: protocol, Mode: mode, Cluster: clusters[p.Cluster],
+		Judge: judge.New(w.Settings, w.Program, w.Tokens), Limits: p.Limits, ID: w.Self.ID, Self: w.Party, Service: p.Service,
 		Source: w.Parties.Source, Detection: w.Settings.ProtocolDetectionTimeout,
 	}
 }
@@ -199,7 +227,7 @@ func (c *corridors) outboundConfig(w *compile.Workload, o *compile.Outbound, clu
 	return &outbound.Config{
 		Kind: kind, Table: o.Table, DefaultPort: o.DefaultPort(), Destinations: o.Destinations, Service: o.Service,
 		Clusters: clusters, AllowAny: w.AllowAny, Forbids: reserved.Forbids, Dialer: c.n.upstreams,
-		ConnectTimeout: w.Settings.ConnectTimeout, Judge: judge.New(w.Settings), Self: w.Party, Address: w.Self.Address,
+		ConnectTimeout: w.Settings.ConnectTimeout, Judge: judge.New(w.Settings, nil, nil), Limits: w.RouteLimits, ID: w.Self.ID, Self: w.Party, Address: w.Self.Address,
 	}
 }
 

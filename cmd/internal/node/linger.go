@@ -6,6 +6,7 @@ import (
 
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/proxy/inbound"
+	"github.com/signet-mesh/signet/proxy/judge"
 )
 
 // lingerTime is how long an inbound listener that the configuration no longer names serves on: callers may be a moment
@@ -56,7 +57,7 @@ func (c *corridors) judgeLingering(w *compile.Workload) {
 			continue
 		}
 		config := *l.config
-		config.Program = w.Program
+		config.Judge = judge.New(w.Settings, w.Program, w.Tokens)
 		l.value.Swap(&config)
 		l.config = &config
 	}

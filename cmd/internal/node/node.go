@@ -49,6 +49,8 @@ type Config struct {
 	RunDir string
 	// StateDir keeps key, certificate and the last good configuration over restarts; "" keeps them in memory only.
 	StateDir string
+	// CacheDir keeps the last good policy bundles and key sets over restarts; "" keeps them in memory only.
+	CacheDir string
 	// TTL is the certificate lifetime to ask for; 0 leaves it to the CA.
 	TTL     time.Duration
 	Version string
@@ -83,6 +85,7 @@ type Node struct {
 	sds       *sdsserver.Server
 	upstreams *upstream.Set
 	recorder  *telemetry.Recorder
+	parts     *parts
 	admin     *admin.Server
 	// life is the context of everything below the listeners; set once by Run.
 	life context.Context
@@ -125,6 +128,7 @@ func New(cfg Config) (*Node, error) {
 		Version: cfg.Version, AccessLog: telemetry.LogText,
 	})
 	n.admin = admin.New(admin.Config{Socket: filepath.Join(cfg.RunDir, AdminSocket), Status: func() any { return n.dump() }})
+	n.parts = newParts(cfg.Log, n.namespace+"/"+n.workload, cfg.CacheDir)
 	n.corridors = newCorridors(n)
 	return n, nil
 }
@@ -136,7 +140,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	below, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	n.life = below
+	n.life, n.parts.life = below, below
 	g, failed := errgroup.WithContext(below)
 	g.Go(func() error { return n.rotator.Run(below) })
 	g.Go(func() error { return n.sds.Run(below) })
@@ -152,6 +156,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	n.corridors.stop()
+	n.parts.stop()
 	stop()
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

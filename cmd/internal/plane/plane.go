@@ -30,6 +30,7 @@ import (
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adsserver"
 	"github.com/signet-mesh/signet/mesh/dir"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // Config is what a control plane is told on its command line.
@@ -45,7 +46,9 @@ type Config struct {
 	TTL time.Duration
 	// MaxTTL is the longest lifetime that may be asked for; 0 means ca.MaxTTL.
 	MaxTTL time.Duration
-	Log    *slog.Logger
+	// Control is what proxies must know beside the objects; nil is nothing.
+	Control *policy.ControlSettings
+	Log     *slog.Logger
 	// OnReady is called once, when the control port is served; nil for none.
 	OnReady func()
 	// OnWorkloads is called after OnReady, and again whenever the answer changed, with the workloads that may have a
@@ -68,7 +71,7 @@ func New(cfg Config) *Plane {
 	p := &Plane{cfg: cfg, snapshots: &snapshots{changed: make(chan struct{})}}
 	p.dir = dir.New(dir.Config{
 		Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Log: cfg.Log, Persist: filepath.Join(cfg.State, "last-good.json"),
-		Judge: compile.Judge(cfg.TrustDomain), Check: compile.Check,
+		Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.Check, Control: cfg.Control,
 		OnChange: func(s *mesh.Snapshot, _ []mesh.Problem) { p.snapshots.set(s) },
 	})
 	return p

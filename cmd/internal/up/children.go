@@ -59,6 +59,7 @@ func (u *up) keepControl(ctx context.Context, told chan<- []plane.Workload) erro
 			}
 			args := []string{RoleControl, u.cfg.Dir, "--trust-domain", u.cfg.TrustDomain, "--state", u.cfg.State,
 				"--listen-fd", "3", "--ready-fd", "4", "--workload-cert-ttl", u.cfg.TTL.String(), "--max-workload-cert-ttl", u.cfg.MaxTTL.String()}
+			args = append(args, u.cfg.ControlArgs...)
 			cmd := exec.Command(u.cfg.Executable, args...)
 			cmd.Stdout, cmd.Stderr = u.cfg.Stderr, u.cfg.Stderr
 			cmd.ExtraFiles = []*os.File{ln, w}
@@ -104,7 +105,7 @@ func (u *up) keepSidecar(ctx context.Context, sc *sidecar) {
 				return nil, fmt.Errorf("making readiness pipe: %w", err)
 			}
 			args := []string{RoleSidecar, "--control", u.control.Addr().String(), "--token", filepath.Join(runDir, tokenFile),
-				"--state=", "--run-dir", runDir, "--ready-fd", "3"}
+				"--state=", "--run-dir", runDir, "--ready-fd", "3", "--cache", filepath.Join(u.cfg.State, "cache", namespace+"."+name)}
 			if u.cfg.TTL > 0 {
 				args = append(args, "--workload-cert-ttl", u.cfg.TTL.String())
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/supervise"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/dir"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 // Config is what `signet up` is told.
@@ -31,7 +32,10 @@ type Config struct {
 	TTL time.Duration
 	// MaxTTL bounds what the CA gives; 0 leaves it to the CA.
 	MaxTTL time.Duration
-	JSON   bool
+	// Control is what proxies must know beside the objects; ControlArgs are the flags that say it to the control plane.
+	Control     *policy.ControlSettings
+	ControlArgs []string
+	JSON        bool
 	// Executable is this program, which plays all roles.
 	Executable string
 	// Stdout takes the table or the object and nothing else; Stderr all logs.
@@ -94,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // check judges everything that can be judged before something is started.
 func check(cfg Config) error {
-	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Judge: compile.Judge(cfg.TrustDomain), Check: compile.Check})
+	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.Check, Control: cfg.Control})
 	snapshot, problems, err := objects.Load()
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 func Command() *cobra.Command {
 	var cfg plane.Config
 	var address, metrics string
+	var settings cli.Control
 	var listenFD, readyFD int
 	c := &cobra.Command{
 		Use:   "signetd DIR",
@@ -42,6 +43,9 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 				return err
 			}
 			if err := cli.CheckMaxTTL(cfg.MaxTTL, cfg.TTL); err != nil {
+				return err
+			}
+			if cfg.Control, err = settings.Settings(); err != nil {
 				return err
 			}
 			if cfg.Listener, err = openListener(address, listenFD); err != nil {
@@ -70,6 +74,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 	f.DurationVar(&cfg.MaxTTL, "max-workload-cert-ttl", 0, "longest lifetime that may be asked for (default 2160h)")
 	f.StringVar(&address, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
 	f.StringVar(&metrics, "metrics-address", "", "address of /metrics, for example 127.0.0.1:15014 (default: not served)")
+	settings.Add(f)
 	f.IntVar(&listenFD, "listen-fd", 0, "inherited listening socket")
 	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON whenever the workloads change")
 	_ = f.MarkHidden("listen-fd")

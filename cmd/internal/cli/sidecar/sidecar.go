@@ -80,6 +80,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags or in the t
 	f.StringVar(&tokenPath, "token", "", "file with the join token, from 'signet ca token' (required)")
 	f.StringVar(&cfg.StateDir, "state", "", "directory that keeps key and certificate (default $XDG_STATE_HOME/signet/sidecars/NAMESPACE.WORKLOAD)")
 	f.StringVar(&cfg.RunDir, "run-dir", "", "directory of the SDS and admin sockets (default $XDG_RUNTIME_DIR/signet/NAMESPACE.WORKLOAD, else the state directory)")
+	f.StringVar(&cfg.CacheDir, "cache", "", "directory that keeps the last good policy bundles and key sets (default: cache in --state)")
 	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime to ask for (default: the CA's)")
 	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON when ready")
 	_ = f.MarkHidden("ready-fd")
@@ -103,6 +104,9 @@ func proxyDirs(c *cobra.Command, cfg *node.Config, name string) error {
 	}
 	if !c.Flags().Changed("state") {
 		cfg.StateDir = filepath.Join(home, "sidecars", name)
+	}
+	if cfg.CacheDir == "" && cfg.StateDir != "" {
+		cfg.CacheDir = filepath.Join(cfg.StateDir, "cache")
 	}
 	if cfg.RunDir == "" {
 		if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {

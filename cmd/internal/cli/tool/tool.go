@@ -70,6 +70,7 @@ flags, files or objects; nothing was started then.`
 func newUp() *cobra.Command {
 	var cfg up.Config
 	var output string
+	var settings cli.Control
 	c := &cobra.Command{
 		Use:   "up DIR",
 		Short: "Run a whole mesh on this machine",
@@ -88,6 +89,10 @@ func newUp() *cobra.Command {
 			default:
 				return cli.Mistake(fmt.Errorf("--output %q: want table or json\nSee 'signet up --help'", output))
 			}
+			if cfg.Control, err = settings.Settings(); err != nil {
+				return err
+			}
+			cfg.ControlArgs = settings.Args()
 			if cfg.State, err = cli.StateDir(cfg.State, cfg.TrustDomain); err != nil {
 				return err
 			}
@@ -120,6 +125,7 @@ func newUp() *cobra.Command {
 	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime of workload certificates (default 24h, at most 2160h)")
 	f.DurationVar(&cfg.MaxTTL, "max-workload-cert-ttl", 0, "longest lifetime that the CA gives (default 2160h)")
 	f.StringVar(&cfg.ControlAddress, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
+	settings.Add(f)
 	f.StringVarP(&output, "output", "o", "table", "what to print when ready: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return c

@@ -14,10 +14,12 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/cli"
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 func newValidate() *cobra.Command {
 	var trustDomain string
+	var settings cli.Control
 	c := &cobra.Command{
 		Use:   "validate FILE|DIR...",
 		Short: "Judge objects without running them",
@@ -28,7 +30,11 @@ when a whole directory is given references to things that do not exist are error
   signet validate policy.yaml routes.yaml`,
 		Args: cli.Args(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, a []string) error {
-			problems, objects, whole, err := judgePaths(a, trustDomain)
+			control, err := settings.Settings()
+			if err != nil {
+				return err
+			}
+			problems, objects, whole, err := judgePaths(a, trustDomain, control)
 			if err != nil {
 				return cli.Mistake(err)
 			}
@@ -49,12 +55,13 @@ when a whole directory is given references to things that do not exist are error
 			return nil
 		},
 	}
+	settings.Add(c.Flags())
 	c.Flags().StringVar(&trustDomain, "trust-domain", "cluster.local", "trust domain the objects are judged for")
 	return c
 }
 
 // judgePaths reads files and directories. whole says that a directory was among them: references can be judged then.
-func judgePaths(paths []string, trustDomain string) (problems []mesh.Problem, objects int, whole bool, err error) {
+func judgePaths(paths []string, trustDomain string, control *policy.ControlSettings) (problems []mesh.Problem, objects int, whole bool, err error) {
 	var files []string
 	for _, p := range paths {
 		st, err := os.Stat(p)
@@ -86,10 +93,10 @@ func judgePaths(paths []string, trustDomain string) (problems []mesh.Problem, ob
 		if err != nil {
 			return nil, 0, false, err
 		}
-		o, p := mesh.Parse(f, data, mesh.ParseOptions{TrustDomain: trustDomain, Now: now, Judge: compile.Judge(trustDomain)})
+		o, p := mesh.Parse(f, data, mesh.ParseOptions{TrustDomain: trustDomain, Now: now, Judge: compile.Judge(trustDomain, control)})
 		all, problems = append(all, o...), append(problems, p...)
 	}
-	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.Check})
+	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.Check, Control: control})
 	return append(problems, p...), len(all), whole, nil
 }
 

@@ -10,21 +10,21 @@ import (
 	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
-// policy is the part of a TrafficPolicy that is honoured.
-type policy struct {
+// trafficPolicy is the part of a TrafficPolicy that is honoured.
+type trafficPolicy struct {
 	balancer *networking.LoadBalancerSettings
 	pool     *networking.ConnectionPoolSettings
 	tls      *networking.ClientTLSSettings
 }
 
 // override is p with what t sets; settings of the port replace all of it, as Istio has it (they inherit nothing).
-func (p policy) override(t *networking.TrafficPolicy, port uint32) policy {
+func (p trafficPolicy) override(t *networking.TrafficPolicy, port uint32) trafficPolicy {
 	if t == nil {
 		return p
 	}
 	for _, l := range t.PortLevelSettings {
 		if l.GetPort().GetNumber() == port {
-			return policy{l.LoadBalancer, l.ConnectionPool, l.Tls}
+			return trafficPolicy{l.LoadBalancer, l.ConnectionPool, l.Tls}
 		}
 	}
 	if t.LoadBalancer != nil {
@@ -39,7 +39,7 @@ func (p policy) override(t *networking.TrafficPolicy, port uint32) policy {
 	return p
 }
 
-func (p policy) balance() (upstream.Policy, error) {
+func (p trafficPolicy) balance() (upstream.Policy, error) {
 	if p.balancer == nil {
 		return upstream.LeastRequest, nil
 	}
@@ -61,7 +61,7 @@ func (p policy) balance() (upstream.Policy, error) {
 	}
 }
 
-func (c *compiler) connectTimeout(p policy) time.Duration {
+func (c *compiler) connectTimeout(p trafficPolicy) time.Duration {
 	if d := p.pool.GetTcp().GetConnectTimeout(); d != nil && d.AsDuration() > 0 {
 		return d.AsDuration()
 	}

@@ -1,0 +1,62 @@
+package rego
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// fault is a mistake in one field of the spec.
+type fault struct {
+	field string
+	cause error
+}
+
+func (f *fault) Error() string { return f.field + ": " + f.cause.Error() }
+func (f *fault) Unwrap() error { return f.cause }
+
+func faultf(field, format string, args ...any) error {
+	return &fault{field: field, cause: fmt.Errorf(format, args...)}
+}
+
+// Field splits an error of New into the field of the spec (query, module, modules[2].source, ...) and the cause. The
+// field is "" if no single one is to blame.
+func Field(err error) (field string, cause error) {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.field, f.cause
+	}
+	return "", err
+}
+
+// maxFaults is how many mistakes of one compilation are told.
+const maxFaults = 5
+
+// opaFaults turns errors of OPA into one: NAME:ROW:COLUMN: MESSAGE, at most maxFaults of them.
+func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error {
+	var lines []string
+	field := ""
+	for i, e := range errs {
+		if i == maxFaults {
+			lines = append(lines, fmt.Sprintf("and %d more", len(errs)-i))
+			break
+		}
+		message := e.Message
+		if name, ok := strings.CutPrefix(message, "undefined function "); ok && refused[name] {
+			message = fmt.Sprintf("the built-in function %s is refused unless the operator allows it by name", name)
+		}
+		if e.Location == nil {
+			lines = append(lines, message)
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Row, e.Location.Col, message))
+		for _, s := range sources {
+			if s.name == e.Location.File && field == "" {
+				field = s.field
+			}
+		}
+	}
+	return &fault{field: field, cause: errors.New(strings.Join(lines, "; "))}
+}

@@ -1,0 +1,230 @@
+package rego
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/signet-mesh/signet/authz"
+)
+
+// FieldLister is implemented by an authz.Headers that can name its fields. A policy that reads headers by a variable or
+// as a whole needs it; without it such a request is denied.
+type FieldLister interface {
+	// EachField calls f for each field in order, its name in lower case.
+	EachField(f func(name, value string))
+}
+
+// badRequest is a request whose body or headers cannot be read as the policy needs: it is answered 400.
+type badRequest struct{ cause error }
+
+func (b *badRequest) Error() string { return "building the input: " + b.cause.Error() }
+func (b *badRequest) Unwrap() error { return b.cause }
+
+// tokenMetadata is the namespace under which Istio's Envoy shows a verified token to ext_authz.
+const tokenMetadata = "envoy.filters.http.jwt_authn"
+
+// build makes the input of one reading of one request. Strings are copied: OPA's caches may keep what they are given.
+type build struct {
+	c       *authz.Connection
+	r       *authz.Request
+	decoded bool
+	err     error
+}
+
+// buildInput makes what a policy reads of the input. The request is nil for a TCP connection.
+func buildInput(n *reads, c *authz.Connection, r *authz.Request, decoded bool) (*ast.Term, error) {
+	b := build{c: c, r: r, decoded: decoded}
+	var o object
+	if n.has("attributes") {
+		o.put("attributes", b.attributes(n.at("attributes")))
+	}
+	if n.has("source_principal") {
+		o.text("source_principal", principal(c))
+	}
+	if n.has("version") {
+		var v object
+		v.text("ext_authz", "v3")
+		v.text("encoding", "protojson")
+		o.put("version", v.term())
+	}
+	if r != nil {
+		b.parsed(&o, n)
+	}
+	return o.term(), b.err
+}
+
+// parsed are the additions of opa-envoy-plugin, and the token.
+func (b *build) parsed(o *object, n *reads) {
+	if n.has("parsed_path") {
+		o.put("parsed_path", array(segments(b.r, b.decoded)))
+	}
+	if n.has("parsed_query") {
+		var q object
+		// Malformed parameters are left out, as net/url's URL.Query does for opa-envoy-plugin.
+		values, _ := url.ParseQuery(strings.TrimPrefix(strings.Clone(b.r.Query), "?"))
+		for name, vs := range values {
+			q.put(name, array(vs))
+		}
+		o.put("parsed_query", q.term())
+	}
+	if n.has("parsed_body") || n.has("truncated_body") {
+		body, truncated, err := parseBody(b.r)
+		if err != nil {
+			b.err = &badRequest{err}
+		}
+		o.put("parsed_body", ast.NewTerm(body))
+		o.put("truncated_body", ast.BooleanTerm(truncated))
+	}
+	if t := b.r.Token; t != nil && n.has("token") {
+		k := n.at("token")
+		var token object
+		token.text("issuer", t.Issuer)
+		token.text("subject", t.Subject)
+		token.text("principal", t.Principal())
+		token.put("audiences", array(t.Audiences))
+		if k.has("claims") {
+			token.put("claims", ast.NewTerm(prune(k.at("claims"), t.Claims)))
+		}
+		o.put("token", token.term())
+	}
+}
+
+func (b *build) attributes(n *reads) *ast.Term {
+	var o object
+	if n.has("source") {
+		var source object
+		source.put("address", address(b.c.SourceIP, 0))
+		source.text("principal", principal(b.c))
+		o.put("source", source.term())
+	}
+	if n.has("destination") {
+		var destination object
+		destination.put("address", address(b.c.DestinationIP, b.c.DestinationPort))
+		o.put("destination", destination.term())
+	}
+	if n.has("tlsSession") && b.c.SNI != "" {
+		var session object
+		session.text("sni", b.c.SNI)
+		o.put("tlsSession", session.term())
+	}
+	if b.r == nil {
+		return o.term()
+	}
+	if n.has("request") {
+		var request object
+		k := n.at("request")
+		if k.has("time") && !b.r.Received.IsZero() {
+			request.text("time", b.r.Received.UTC().Format(time.RFC3339Nano))
+		}
+		if k.has("http") {
+			request.put("http", b.http(k.at("http")))
+		}
+		o.put("request", request.term())
+	}
+	if n.has("metadataContext") {
+		o.put("metadataContext", b.metadata())
+	}
+	return o.term()
+}
+
+func (b *build) http(n *reads) *ast.Term {
+	var o object
+	o.text("method", b.r.Method)
+	o.text("host", b.r.Host)
+	o.text("scheme", scheme(b.c))
+	o.text("protocol", protocol(b.r))
+	if n.has("path") {
+		o.text("path", target(b.r, b.decoded))
+	}
+	if n.has("id") {
+		id, _ := joined(b.r.Headers, "x-request-id")
+		o.text("id", id)
+	}
+	if n.has("size") {
+		size, ok := joined(b.r.Headers, "content-length")
+		if !ok {
+			size = "-1"
+		}
+		o.text("size", size)
+	}
+	if n.has("body") {
+		o.text("body", string(b.r.Body))
+	}
+	if n.has("headers") {
+		o.put("headers", b.headers(n.at("headers")))
+	}
+	return o.term()
+}
+
+// metadata shows a token as Istio's Envoy does: its payload under the issuer's name, and under payload.
+func (b *build) metadata() *ast.Term {
+	var metadata, filters, token object
+	if t := b.r.Token; t != nil {
+		claims := ast.NewTerm(prune(everything, t.Claims))
+		token.put(t.Issuer, claims)
+		if t.Issuer != "payload" {
+			token.put("payload", claims)
+		}
+		filters.put(tokenMetadata, token.term())
+	}
+	metadata.put("filterMetadata", filters.term())
+	return metadata.term()
+}
+
+func address(ip netip.Addr, port uint16) *ast.Term {
+	var outer, inner object
+	if ip.IsValid() {
+		inner.text("address", ip.Unmap().String())
+	}
+	if port != 0 {
+		inner.put("portValue", ast.IntNumberTerm(int(port)))
+	}
+	outer.put("socketAddress", inner.term())
+	return outer.term()
+}
+
+// object collects the members of a JSON object. Texts that are "" are absent, as in the JSON form of protobuf.
+type object struct{ members [][2]*ast.Term }
+
+func (o *object) put(key string, value *ast.Term) {
+	o.members = append(o.members, [2]*ast.Term{ast.InternedTerm(key), value})
+}
+
+func (o *object) text(key, value string) {
+	if value != "" {
+		o.put(key, ast.StringTerm(strings.Clone(value)))
+	}
+}
+
+func (o *object) term() *ast.Term { return ast.NewTerm(ast.NewObject(o.members...)) }
+
+func array(values []string) *ast.Term {
+	terms := make([]*ast.Term, len(values))
+	for i, v := range values {
+		terms[i] = ast.StringTerm(strings.Clone(v))
+	}
+	return ast.ArrayTerm(terms...)
+}
+
+// prune turns the claims of a token into OPA's values, as far as they are read. Claims are shared and not copied.
+func prune(n *reads, v any) ast.Value {
+	m, ok := v.(map[string]any)
+	if !ok || n.all {
+		value, err := ast.InterfaceToValue(v)
+		if err != nil {
+			return ast.NullValue
+		}
+		return value
+	}
+	var o object
+	for key, k := range n.kids {
+		if member, ok := m[key]; ok {
+			o.put(key, ast.NewTerm(prune(k, member)))
+		}
+	}
+	return o.term().Value
+}

@@ -1,0 +1,69 @@
+package rego
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Status is how a Policy does, for the admin page and metrics. Counters begin at 0 with the process.
+type Status struct {
+	// Ready is false while a policy with a bundle has none: everything is denied.
+	Ready bool
+	// Revision is the active bundle's; "" without one.
+	Revision string
+	// Lowered says that the policy runs as native code, NotLowered else why not.
+	Lowered    bool
+	NotLowered string
+	// Evaluations counts readings of requests that were judged, Natively those of them without topdown.
+	Evaluations, Natively uint64
+	// CanaryDifferences counts lowered decisions that topdown did not share; after the first the policy is no longer
+	// lowered.
+	CanaryDifferences uint64
+	// Errors counts denials for want of a proper result, Timeouts among them; Undefined is counted apart.
+	Errors, Timeouts, Undefined uint64
+	// LastError is the latest of Errors, at LastErrorAt; "" without one.
+	LastError   string
+	LastErrorAt time.Time
+	// Bundle and DecisionLog are nil without one.
+	Bundle      *BundleStatus
+	DecisionLog *DecisionLogStatus
+}
+
+// counters are what a Policy counts of itself.
+type counters struct {
+	evaluations, natively, undefined, errors, timeouts, differences atomic.Uint64
+	// distrusted is set for good by the first difference between native code and topdown.
+	distrusted atomic.Bool
+	last       atomic.Pointer[failure]
+}
+
+type failure struct {
+	text string
+	at   time.Time
+}
+
+// fail counts one denial for want of a result.
+func (c *counters) fail(err error) {
+	c.errors.Add(1)
+	c.last.Store(&failure{text: err.Error(), at: time.Now()})
+}
+
+// Status reports. It is cheap.
+func (p *Policy) Status() Status {
+	s := Status{
+		Evaluations: p.evaluations.Load(), Natively: p.natively.Load(), CanaryDifferences: p.differences.Load(),
+		Errors: p.errors.Load(), Timeouts: p.timeouts.Load(), Undefined: p.undefined.Load(),
+	}
+	if f := p.last.Load(); f != nil {
+		s.LastError, s.LastErrorAt = f.text, f.at
+	}
+	if cur := p.current.Load(); cur != nil {
+		s.Ready, s.Revision = true, cur.revision
+		s.Lowered, s.NotLowered = cur.native != nil, cur.notLowered
+	}
+	if p.distrusted.Load() {
+		s.Lowered, s.NotLowered = false, "a lowered decision differed from OPA's"
+	}
+	p.remote.status(&s)
+	return s
+}
