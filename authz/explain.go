@@ -2,7 +2,7 @@ package authz
 
 // Shadow is what one policy in dry run (istio.io/dry-run) would have decided.
 type Shadow struct {
-	// Rule is the rule that matched; of an ALLOW policy none of whose rules did, a reference with rule -1.
+	// Rule is the rule that matched; of a policy none of whose rules did, a reference with rule -1.
 	Rule   *RuleRef
 	Denied bool
 }

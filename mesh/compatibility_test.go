@@ -44,7 +44,8 @@ func allTables() string {
 	for _, k := range []Key{{Group: GroupNetworking, Kind: KindWorkloadEntry}, {Group: GroupNetworking, Kind: KindServiceEntry},
 		{Group: GroupNetworking, Kind: KindSidecar}, {Group: GroupNetworking, Kind: KindVirtualService},
 		{Group: GroupNetworking, Kind: KindDestinationRule}, {Group: GroupSecurity, Kind: KindAuthorizationPolicy},
-		{Group: GroupSecurity, Kind: KindPeerAuthentication}, {Kind: KindConfigMap}} {
+		{Group: GroupSecurity, Kind: KindPeerAuthentication}, {Group: GroupSecurity, Kind: KindRequestAuthentication},
+		{Group: GroupPolicy, Kind: KindRegoPolicy}, {Group: GroupPolicy, Kind: KindRateLimitPolicy}, {Kind: KindConfigMap}} {
 		title := k.Kind
 		if k.Kind == KindConfigMap {
 			title = "MeshConfig"
@@ -80,7 +81,9 @@ func rows(b *strings.Builder, m protoreflect.MessageDescriptor, path string, tab
 // TestEveryRefusedFieldRefuses sets each field of each kind by itself and expects the judgement that the table promises.
 func TestEveryFieldHasItsFate(t *testing.T) {
 	for _, k := range []Key{{Group: GroupNetworking, Kind: KindSidecar}, {Group: GroupNetworking, Kind: KindVirtualService},
-		{Group: GroupNetworking, Kind: KindDestinationRule}, {Group: GroupSecurity, Kind: KindAuthorizationPolicy}, {Kind: KindConfigMap}} {
+		{Group: GroupNetworking, Kind: KindDestinationRule}, {Group: GroupSecurity, Kind: KindAuthorizationPolicy},
+		{Group: GroupSecurity, Kind: KindRequestAuthentication}, {Group: GroupPolicy, Kind: KindRegoPolicy},
+		{Group: GroupPolicy, Kind: KindRateLimitPolicy}, {Kind: KindConfigMap}} {
 		spec, _ := NewSpec(k.Group, k.Kind)
 		fields := spec.ProtoReflect().Descriptor().Fields()
 		for i := range fields.Len() {

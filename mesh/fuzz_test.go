@@ -8,8 +8,8 @@ import (
 	"github.com/signet-mesh/signet/mesh"
 )
 
-// FuzzParse: nothing crashes, every refusal says what and where, and what was accepted survives the wire's judgement and
-// builds.
+// FuzzParse: nothing crashes, every refusal says what and where, and what was accepted survives the wire's judgement,
+// builds, and makes the same view on the proxy.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/parse/*.yaml")
 	if err != nil {
@@ -37,10 +37,18 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("accepted, then refused: %s", p.Error())
 			}
 		}
-		s, _ := mesh.Build(objects, mesh.BuildOptions{TrustDomain: td})
+		s, _ := mesh.Build(objects, mesh.BuildOptions{TrustDomain: td, Control: control()})
 		for _, w := range s.Workloads() {
-			if _, ok := s.View(w.Namespace, w.Name); ok == w.ID.IsZero() {
+			v, ok := s.View(w.Namespace, w.Name)
+			if ok == w.ID.IsZero() {
 				t.Errorf("%s/%s: a view exactly when there is an identity", w.Namespace, w.Name)
+			}
+			if !ok {
+				continue
+			}
+			again, problems := mesh.NewView(v.Objects, td, w.Namespace+"/"+w.Name, nil)
+			if len(mesh.Refusals(problems)) > 0 || judges(again)+picture(again) != judges(v)+picture(v) {
+				t.Errorf("%s/%s: the view of the view differs: %v", w.Namespace, w.Name, problems)
 			}
 		}
 	})

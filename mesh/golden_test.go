@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -31,7 +32,11 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			objects, problems := mesh.Parse(filepath.Base(name), data, mesh.ParseOptions{TrustDomain: td, Now: epoch})
-			s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: td})
+			opts := mesh.BuildOptions{TrustDomain: td}
+			if strings.HasPrefix(filepath.Base(name), "store_") {
+				opts.Control = control()
+			}
+			s, more := mesh.Build(objects, opts)
 			var b strings.Builder
 			for _, p := range append(problems, more...) {
 				word := p.Severity.String()
@@ -41,11 +46,21 @@ func TestGolden(t *testing.T) {
 				fmt.Fprintf(&b, "%s %s\n", word, p.Error())
 			}
 			for _, o := range s.Objects() {
-				fmt.Fprintf(&b, "stands %s\n", o.Key)
+				word := "stands"
+				if o.Quarantined() {
+					word = "quarantined"
+				}
+				fmt.Fprintf(&b, "%s %s\n", word, o.Key)
 			}
 			compareGolden(t, strings.TrimSuffix(name, ".yaml")+".out", b.String())
 		})
 	}
+}
+
+// control is what a control plane with a store and one more built-in function says.
+func control() *policy.ControlSettings {
+	return &policy.ControlSettings{RateLimitStore: &policy.RateLimitStore{Url: "redis://127.0.0.1:6379", Password: "secret"},
+		RegoBuiltins: []string{"http.send"}}
 }
 
 func compareGolden(t *testing.T, name, got string) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh/policy"
 )
 
@@ -108,7 +109,7 @@ func (j *judge) clientSelector(f string, s *policy.ClientSelector) {
 	j.atMost(f+".queryParams", len(s.GetQueryParams()), maxSelectorFields)
 	for i, h := range s.GetHeaders() {
 		at := fmt.Sprintf("%s.headers[%d]", f, i)
-		if err := checkToken(h.GetName()); err != nil {
+		if err := checkToken(h.GetName()); err != nil && h.GetName() != ":authority" {
 			j.refuse(at+".name", "%v", err)
 		}
 		j.matchValue(at, h.GetType().String(), h.GetValue(), h.GetInvert(), j.plainValue)
@@ -130,20 +131,29 @@ func (j *judge) clientSelector(f string, s *policy.ClientSelector) {
 	}
 	if p := s.GetPath(); p != nil {
 		n++
-		whole := p.GetType() == policy.PathMatch_Exact
-		j.matchValue(f+".path", p.GetType().String(), p.GetValue(), p.GetInvert(), func(at, v string) {
-			if why := deadPath(literal{v, true, whole}); why != "" {
+		j.matchValue(f+".path", p.GetType().String(), p.GetValue(), p.GetInvert(), func(at, v string) { // a prefix is one of whole segments
+			if why := deadPath(literal{v, true, true}); why != "" {
 				j.refuse(at, "%q would never match: %s", clip(v), why)
 			}
 		})
 	}
 	if c := s.GetSourceCidr(); c != nil {
 		n++
-		j.matchValue(f+".sourceCIDR", c.GetType().String(), c.GetValue(), c.GetInvert(), j.block)
+		kind := c.GetType().String()
+		if kind == "Distinct" && c.GetValue() != "" { // each address of the block by itself, as in Envoy Gateway
+			j.block(f+".sourceCIDR.value", c.GetValue())
+			j.matchValue(f+".sourceCIDR", kind, "", c.GetInvert(), nil)
+		} else {
+			j.matchValue(f+".sourceCIDR", kind, c.GetValue(), c.GetInvert(), j.block)
+		}
 	}
 	if id := s.GetIdentity(); id != nil {
 		n++
-		j.matchValue(f+".identity", id.GetType().String(), id.GetValue(), id.GetInvert(), func(at, v string) { j.subjectAltNames(at, []string{v}) })
+		j.matchValue(f+".identity", id.GetType().String(), id.GetValue(), id.GetInvert(), func(at, v string) {
+			if _, err := identity.Parse(v); err != nil {
+				j.refuse(at, "%q would never match: want a SPIFFE ID such as spiffe://cluster.local/ns/default/sa/web", clip(v))
+			}
+		})
 	}
 	if n == 0 {
 		j.refuse(f, "must say at least one thing: an empty selector would match everything")

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	security "istio.io/api/security/v1"
 
 	"github.com/signet-mesh/signet/authz"
@@ -105,7 +103,8 @@ func (t *translated) compare(other *translated) int {
 // translate reads a policy, or finds it read.
 func (c *Cache) translate(p *mesh.Typed[*security.AuthorizationPolicy]) (*translated, error) {
 	was := c.kept[p.Key]
-	if was != nil && was.same(p) {
+	twice := was != nil && was.generation == c.generation // a second policy of one name stays a stranger
+	if was != nil && !twice && was.same(p) {
 		was.spec, was.generation = p.Spec, c.generation
 		return was.policy, nil
 	}
@@ -118,7 +117,7 @@ func (c *Cache) translate(p *mesh.Typed[*security.AuthorizationPolicy]) (*transl
 		read.alone = newRuleSet([]*translated{read}, c.threshold)
 		read.whole = authz.NewRuleRef(p.Namespace, p.Name, -1)
 	}
-	if c.kept != nil {
+	if c.kept != nil && !twice {
 		c.kept[p.Key] = &entry{p.Spec, read, c.generation}
 	}
 	return read, nil
@@ -130,8 +129,28 @@ func (e *entry) same(p *mesh.Typed[*security.AuthorizationPolicy]) bool {
 	if err != nil || dry != e.policy.dryRun || p.Annotations[mesh.QuarantineAnnotation] != e.policy.quarantined {
 		return false
 	}
-	return p.Spec == e.spec || proto.Equal(p.Spec, e.spec)
+	return p.Spec == e.spec || sameSpec(p.Spec, e.policy.spec)
 }
+
+// sameSpec reports whether all that a translation reads of two policies is the same. The second was translated.
+func sameSpec(a, b *security.AuthorizationPolicy) bool {
+	return accept(a) == nil && a.GetAction() == b.GetAction() && a.GetProvider().GetName() == b.GetProvider().GetName() &&
+		slices.EqualFunc(a.GetRules(), b.GetRules(), sameRule)
+}
+
+func sameRule(a, b *security.Rule) bool {
+	return slices.EqualFunc(a.GetFrom(), b.GetFrom(), func(a, b *security.Rule_From) bool {
+		x, y := source(a.GetSource()), source(b.GetSource())
+		return slices.EqualFunc(x[:], y[:], sameField)
+	}) && slices.EqualFunc(a.GetTo(), b.GetTo(), func(a, b *security.Rule_To) bool {
+		x, y := operation(a.GetOperation()), operation(b.GetOperation())
+		return slices.EqualFunc(x[:], y[:], sameField)
+	}) && slices.EqualFunc(a.GetWhen(), b.GetWhen(), func(a, b *security.Condition) bool {
+		return a.GetKey() == b.GetKey() && sameField(condition(a), condition(b))
+	})
+}
+
+func sameField(a, b field) bool { return slices.Equal(a.want, b.want) && slices.Equal(a.bad, b.bad) }
 
 // resolve finds who answers for a CUSTOM policy. One that doesn't exist is asked after tokens, so that rules which look at
 // them match, and what they match is denied.
@@ -159,7 +178,9 @@ func (c *Cache) resolve(p *mesh.Typed[*security.AuthorizationPolicy], t *transla
 // engine sorts policies, in their order, into the sets that are judged.
 func (c *Cache) engine(policies []*translated, customs map[*translated]*authz.Custom) *engine {
 	var order []setKey
-	members := make(map[setKey][]*translated)
+	members := make(map[setKey]*[]*translated)
+	var last setKey
+	var into *[]*translated // of last: neighbours mostly stand together
 	e := &engine{}
 	for _, p := range policies {
 		k := setKey{action: p.action, custom: customs[p]}
@@ -169,19 +190,23 @@ func (c *Cache) engine(policies []*translated, customs map[*translated]*authz.Cu
 			e.shadows = append(e.shadows, p)
 			continue
 		}
-		if members[k] == nil {
-			order = append(order, k)
+		if into == nil || k != last {
+			if into = members[k]; into == nil {
+				into, order = new([]*translated), append(order, k)
+				members[k] = into
+			}
+			last = k
 		}
-		members[k] = append(members[k], p)
+		*into = append(*into, p)
 	}
 	slices.SortStableFunc(order, func(a, b setKey) int { return cmp.Compare(stage(a), stage(b)) })
 	sets := make(map[setKey]*ruleSet, len(order))
 	for _, k := range order {
 		s := c.sets[k]
 		if s == nil {
-			s = newRuleSet(members[k], c.threshold)
+			s = newRuleSet(*members[k], c.threshold)
 		} else {
-			s = s.with(members[k], c.threshold)
+			s = s.with(*members[k], c.threshold)
 		}
 		sets[k] = s
 		e.add(k, s)

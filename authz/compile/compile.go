@@ -1,20 +1,28 @@
 // Package compile turns AuthorizationPolicies into an authz.Program with Istio's meaning (security.istio.io/v1).
 //
 // DENY is judged first; then a workload without ALLOW policies allows, and one with them allows what any of their rules
-// matches. AUDIT only marks. A rule is (OR of from) AND (OR of to) AND (AND of when); the fields of one source or
-// operation are ANDed, their values ORed, and a notX field is NOT of the OR.
+// matches. AUDIT only marks. CUSTOM hands what it matches to a provider (authz.Handover). A policy in dry run
+// (istio.io/dry-run) has no effect but an authz.Shadow, or as CUSTOM a Handover marked so.
 //
-// Where a request can be read in two ways, the safe reading counts: DENY and AUDIT match if any reading (of the path, of
-// a repeated header) does, ALLOW only if all do, and a negative field is the mirror image. A positive field never
+// A rule is (OR of from) AND (OR of to) AND (AND of when); the fields of one source or operation are ANDed, their values
+// ORed, and a notX field is NOT of the OR.
+//
+// Where a request can be read in two ways, the safe reading counts: DENY, AUDIT and CUSTOM match if any reading (of the path,
+// of a repeated header) does, ALLOW only if all do, and a negative field is the mirror image. A positive field never
 // matches an absent attribute; a negative one always does (as in Istio).
 //
 // A pattern of a path is compared as written with the path that is forwarded, and decoded with its decoded reading. Hosts
 // are compared without regard to case and as the request names them, like Istio, so that an ALLOW of hosts: [a.example]
 // does not match a.example:8080; where any reading counts, also without the port and without a trailing dot. All other
-// strings are case-sensitive. Identities are compared by their parsed parts; an ID that is not /ns/NS/sa/SA has neither namespace nor service account.
+// strings are case-sensitive. Identities are compared by their parsed parts; an ID that is not /ns/NS/sa/SA has neither
+// namespace nor service account.
 //
-// On a connection whose protocol isn't read (a nil request) an ALLOW rule with an HTTP field never matches; DENY and
-// AUDIT rules lose those fields and match on what is left.
+// Fields of a verified token (requestPrincipals, request.auth.*) are absent without one. A list matches if any of its
+// elements does, for notValues too. Claims are strings and lists of strings, scope and permission words between spaces; a
+// number or a boolean is compared by its JSON text, and an object with '*', only where any reading counts.
+//
+// On a connection whose protocol isn't read (a nil request) an ALLOW rule with an HTTP field or one of a token never
+// matches; DENY, AUDIT and CUSTOM rules lose those fields and match on what is left.
 package compile
 
 import (
@@ -34,8 +42,8 @@ type Options struct {
 	// RootNamespace is whose policies come first in order (istio-system).
 	RootNamespace string
 	// Provider resolves provider.name of a CUSTOM policy of that namespace. The same authority is the same pointer: its
-	// policies are one Handover. nil, for the function or its result, means that the provider does not exist: what
-	// matches is denied.
+	// policies are one Handover. nil, for the function or its result, means that the provider does not exist: it stands
+	// among the Handovers without an Authority, after tokens are verified, and what matches is denied.
 	Provider func(namespace, name string) *authz.Custom
 }
 

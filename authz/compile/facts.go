@@ -23,10 +23,10 @@ type facts struct {
 	canonical, decoded, path string
 	ambiguous, second        bool
 	method                   string
-	// authority is as the request has it, portless without its port, dotless without trailing dots as well.
-	authority, portless, dotless string
-	headers                      authz.Headers
-	token                        *jwt.Token
+	// authority is as the request has it.
+	authority string
+	headers   authz.Headers
+	token     *jwt.Token
 }
 
 func (f *facts) read(c *authz.Connection, r *authz.Request) {
@@ -44,11 +44,15 @@ func (f *facts) read(c *authz.Connection, r *authz.Request) {
 	}
 	f.ambiguous = f.canonical != f.decoded
 	f.method, f.authority, f.headers, f.token = r.Method, r.Host, r.Headers, r.Token
-	f.portless = withoutPort(r.Host)
-	f.dotless = strings.TrimRight(f.portless, ".")
 	if r.RemoteIP.IsValid() {
 		f.remote = r.RemoteIP.Unmap()
 	}
+}
+
+// hosts are the further readings of the authority: without its port, and without trailing dots as well.
+func (f *facts) hosts() (portless, dotless string) {
+	portless = withoutPort(f.authority)
+	return portless, strings.TrimRight(portless, ".")
 }
 
 // withoutPort is a host without what follows its last ':', unless that is part of an IPv6 address.

@@ -172,11 +172,15 @@ const maxHost = 253 + len(":65535")
 // firstHost looks up the readings of the host that wide rules match by.
 func (l *lookup) firstHost(f *facts, best *rule) *rule {
 	best = l.firstReading(f.authority, f, best)
-	if f.wide && f.portless != f.authority {
-		best = l.firstReading(f.portless, f, best)
+	if !f.wide {
+		return best
 	}
-	if f.wide && f.dotless != f.portless {
-		best = l.firstReading(f.dotless, f, best)
+	portless, dotless := f.hosts()
+	if portless != f.authority {
+		best = l.firstReading(portless, f, best)
+	}
+	if dotless != portless {
+		best = l.firstReading(dotless, f, best)
 	}
 	return best
 }

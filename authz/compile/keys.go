@@ -7,16 +7,27 @@ type keySet []indexKey
 // condition demands one of a list of literals.
 func (r *rule) keySets() []keySet {
 	var out []keySet
-	for d := range dimensions {
-		for _, groups := range [2][]group{r.from, r.to} {
+	for _, groups := range [2][]group{r.from, r.to} {
+		if len(groups) == 0 {
+			continue
+		}
+		for i := range groups[0] { // what every group demands, the first does
+			d, ok := groups[0][i].attr.dimension()
+			if !ok {
+				continue
+			}
 			if s := keysOf(groups, d); s != nil {
 				out = append(out, s)
 			}
 		}
-		for i := range r.when {
-			if s := r.when[i].keys(d); s != nil {
-				out = append(out, s)
-			}
+	}
+	for i := range r.when {
+		d, ok := r.when[i].attr.dimension()
+		if !ok {
+			continue
+		}
+		if s := r.when[i].keys(d); s != nil {
+			out = append(out, s)
 		}
 	}
 	return out
@@ -45,7 +56,7 @@ func keysOf(groups []group, d dimension) keySet {
 
 // keys are the keys of a clause in a dimension, nil if it has none or if one of its values has no literal.
 func (c *clause) keys(d dimension) keySet {
-	if c.attr != d.attribute() || c.want == nil || c.want.decoded != nil {
+	if own, ok := c.attr.dimension(); !ok || own != d || c.want == nil || c.want.decoded != nil {
 		return nil // a path with an escape is compared with either reading by another literal
 	}
 	out := make(keySet, 0, len(c.want.accounts)+len(c.want.literals)+len(c.want.patterns))
@@ -72,21 +83,23 @@ func (c *clause) keys(d dimension) keySet {
 	return out
 }
 
-func (d dimension) attribute() attribute {
-	switch d {
-	case byPrincipal:
-		return principal
-	case byNamespace:
-		return namespace
-	case byAccount:
-		return account
-	case byPath:
-		return path
-	case byHost:
-		return host
-	case byRequestPrincipal:
-		return requestPrincipal
-	default:
-		return method
+// dimension is where rules are filed by an attribute, false if nowhere.
+func (a attribute) dimension() (dimension, bool) {
+	switch a {
+	case principal:
+		return byPrincipal, true
+	case namespace:
+		return byNamespace, true
+	case account:
+		return byAccount, true
+	case path:
+		return byPath, true
+	case host:
+		return byHost, true
+	case method:
+		return byMethod, true
+	case requestPrincipal:
+		return byRequestPrincipal, true
 	}
+	return dimensions, false
 }

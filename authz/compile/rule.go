@@ -82,11 +82,13 @@ type serviceAccount struct{ namespace, name string }
 // longList is from how many exact values on a list is looked up instead of compared.
 const longList = 16
 
-func newValues(a attribute, patterns []pattern) *values {
+// keep takes the patterns of a list, and returns v.
+func (v *values) keep(a attribute, patterns []pattern) *values {
 	if len(patterns) < longList || a == host {
-		return &values{patterns: patterns}
+		v.patterns = patterns
+		return v
 	}
-	v := &values{literals: map[string]struct{}{}}
+	v.literals = map[string]struct{}{}
 	for _, p := range patterns {
 		if p.kind == exact {
 			v.literals[p.text] = struct{}{}
@@ -202,7 +204,12 @@ func (v *values) match(a attribute, f *facts, any bool) bool {
 	case account:
 		return f.namespace != "" && slices.Contains(v.accounts, serviceAccount{f.namespace, f.name})
 	case host:
-		return v.fold(f.authority) || any && (v.fold(f.portless) || v.fold(f.dotless))
+		as := v.fold(f.authority)
+		if as || !any {
+			return as
+		}
+		portless, dotless := f.hosts()
+		return v.fold(portless) || v.fold(dotless)
 	case path:
 		if f.second && v.decoded != nil {
 			v = v.decoded

@@ -26,7 +26,7 @@ func TestTokens(t *testing.T) {
 	alice := &jwt.Token{Issuer: "https://idp.example", Subject: "alice", Presenter: "app", Audiences: []string{"shop", "kitchen"},
 		Claims: claims(t, `{"role": "chef", "groups": ["a", "b"], "scope": "read write", "permission": ["eat", "pay now"], "other": "x y",
 			"org": {"unit": "kitchen", "tags": ["t1", "t2"], "deep": {"er": "z"}}, "https://x.example/k": "v", "empty": "", "none": null, "nothing": [],
-			"level": 7, "verified": true, "mixed": ["s", 5, false, null, ["n"]], "big": 1e3}`)}
+			"level": 7, "verified": true, "mixed": ["s", 5, false, null, ["nn"]], "big": 1e3}`)}
 	nobody := (*jwt.Token)(nil)
 	for _, c := range []struct {
 		rule        string
@@ -112,7 +112,7 @@ func TestTokens(t *testing.T) {
 		{`key: "request.auth.claims[mixed]", values: [s]`, alice, true, true},
 		{`key: "request.auth.claims[mixed]", values: ["5"]`, alice, false, true},
 		{`key: "request.auth.claims[mixed]", values: ["false"]`, alice, false, true},
-		{`key: "request.auth.claims[mixed]", values: [n]`, alice, false, false},
+		{`key: "request.auth.claims[mixed]", values: [nn]`, alice, false, false},
 		{`key: "request.auth.claims[org]", values: [unit]`, alice, false, false},
 		{`key: "request.auth.claims[org]", values: ["*"]`, alice, false, true},
 		{`key: "request.auth.claims[org]", notValues: ["*"]`, alice, false, true},

@@ -182,6 +182,7 @@ func below(list string, i int, member string, err error) error {
 
 func (t *translator) rule(r *security.Rule, index int) (*rule, error) {
 	out := &rule{ref: authz.NewRuleRef(t.policy.Namespace, t.policy.Name, index)}
+	out.from, out.to = slices.Grow(out.from, len(r.GetFrom())), slices.Grow(out.to, len(r.GetTo()))
 	for i, from := range r.GetFrom() {
 		fields := source(from.GetSource())
 		g, err := t.group(fields[:])
@@ -301,7 +302,7 @@ func (t *translator) values(a attribute, name string, list []string) (v *values,
 		return nil, nil
 	}
 	v = &values{}
-	var patterns []pattern
+	patterns := make([]pattern, 0, t.room(a, len(list)))
 	for i, s := range list {
 		switch a {
 		case sourceIP, remoteIP, destinationIP:
@@ -339,13 +340,24 @@ func (t *translator) values(a attribute, name string, list []string) (v *values,
 			return nil, at(name+"["+strconv.Itoa(i)+"]", err)
 		}
 	}
-	if patterns != nil {
-		v = newValues(a, patterns)
+	if len(patterns) > 0 {
+		v.keep(a, patterns)
 		if a == path && slices.ContainsFunc(patterns, pattern.escaped) {
-			v.decoded = newValues(a, decodedPatterns(patterns))
+			v.decoded = (&values{}).keep(a, decodedPatterns(patterns))
 		}
 	}
 	return v, nil
+}
+
+// room is how many patterns a list mostly makes.
+func (t *translator) room(a attribute, list int) int {
+	switch a {
+	case sourceIP, remoteIP, destinationIP, destinationPort, account:
+		return 0
+	case principal:
+		return list * (1 + len(t.options.Aliases))
+	}
+	return list
 }
 
 func parseText(a attribute, s string) (pattern, error) {

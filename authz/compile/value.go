@@ -13,23 +13,26 @@ const clusterLocal = "cluster.local"
 
 // expand writes a principal of this mesh once for each name of its trust domain. Principals of other trust domains, and
 // those that leave theirs open (*), stay as they are. A trust domain with a leading '*' stays for the names it matches.
-func (o Options) expand(value string) []string {
+func (o *Options) expand(value string) []string {
 	td, rest, ok := strings.Cut(value, "/")
 	if !ok || td == "*" || o.TrustDomain == "" {
 		return []string{value}
 	}
-	ours := append([]string{o.TrustDomain}, o.Aliases...)
 	names := func(own string) bool {
 		if tail, open := strings.CutPrefix(td, "*"); open {
 			return strings.HasSuffix(own, tail)
 		}
 		return own == td
 	}
-	if td != clusterLocal && !slices.ContainsFunc(ours, names) {
+	if td != clusterLocal && !names(o.TrustDomain) && !slices.ContainsFunc(o.Aliases, names) {
 		return []string{value}
 	}
-	var out []string
-	for _, own := range ours {
+	out := make([]string, 0, 1+len(o.Aliases))
+	for i := -1; i < len(o.Aliases); i++ {
+		own := o.TrustDomain
+		if i >= 0 {
+			own = o.Aliases[i]
+		}
 		v := own + "/" + rest
 		if names(own) {
 			v = value

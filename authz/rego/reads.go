@@ -71,18 +71,30 @@ func isKey(t *ast.Term) bool {
 	return ok
 }
 
-// readsOf collects the references to input of all rules. A variable that stands for a part of the input (http :=
-// input.attributes.request.http) is followed where it is only the head of references; anywhere else it reads all of
-// its part.
-func readsOf(c *ast.Compiler) *reads {
+// readsOf collects the references to input of the rules that a query depends on. A variable that stands for a part of the
+// input (http := input.attributes.request.http) is followed where it is only the head of references; anywhere else it
+// reads all of its part.
+func readsOf(c *ast.Compiler, query ast.Ref) *reads {
 	out := &reads{}
-	for _, m := range c.Modules {
-		for _, rule := range m.Rules {
-			r := reader{out: out, aliases: map[ast.Var][]ast.Ref{}}
-			r.alias(rule)
-			r.walk(rule)
-			r.unused()
+	seen := map[*ast.Rule]bool{}
+	var visit func(rule *ast.Rule)
+	visit = func(rule *ast.Rule) {
+		if seen[rule] {
+			return
 		}
+		seen[rule] = true
+		r := reader{out: out, aliases: map[ast.Var][]ast.Ref{}}
+		r.alias(rule)
+		r.walk(rule)
+		r.unused()
+		for branch := rule; branch != nil; branch = branch.Else {
+			for next := range c.Graph.Dependencies(branch) {
+				visit(next.(*ast.Rule))
+			}
+		}
+	}
+	for _, rule := range c.GetRules(query) {
+		visit(rule)
 	}
 	return out
 }

@@ -122,7 +122,8 @@ func (p *Policy) Needs() authz.Needs {
 func (p *Policy) Ask(ctx context.Context, c *authz.Connection, r *authz.Request) authz.Answer {
 	s := p.current.Load()
 	if s == nil {
-		return p.failed(errNothing)
+		p.fail(errNothing)
+		return authz.Answer{Err: errNothing}
 	}
 	started := p.startLog()
 	v := p.decide(ctx, s, c, r, false)
@@ -150,32 +151,37 @@ func (p *Policy) decide(ctx context.Context, s *snapshot, c *authz.Connection, r
 			return verdict{answer: answer, decoded: decoded}
 		}
 	}
-	value, err := p.evaluate(ctx, s, c, r, decoded, true)
+	value, err := p.evaluate(ctx, s, c, r, decoded)
 	answer := p.answer(value, err)
 	return verdict{answer: answer, value: value, decoded: decoded}
 }
 
-// answer counts and turns a result into an Answer. A nil value is undefined.
+// answer counts and turns a result into an Answer.
 func (p *Policy) answer(value ast.Value, err error) authz.Answer {
+	a := p.read(value, err)
 	switch {
-	case err != nil:
-		return p.failed(err)
-	case value == nil:
+	case err == nil && value == nil:
 		p.undefined.Add(1)
-		return authz.Answer{Err: fmt.Errorf("evaluating %s: the result is undefined", p.query)}
-	}
-	a, err := answer(value)
-	if err != nil {
-		return p.failed(fmt.Errorf("reading the result of %s: %w", p.query, err))
+	case a.Err != nil:
+		p.fail(a.Err)
 	}
 	return a
 }
 
-func (p *Policy) failed(err error) authz.Answer {
-	p.fail(err)
+// read turns a result into an Answer. A nil value is undefined.
+func (p *Policy) read(value ast.Value, err error) authz.Answer {
 	var bad *badRequest
-	if errors.As(err, &bad) {
+	switch {
+	case errors.As(err, &bad):
 		return authz.Answer{Status: 400, Err: err}
+	case err != nil:
+		return authz.Answer{Err: err}
+	case value == nil:
+		return authz.Answer{Err: fmt.Errorf("evaluating %s: the result is undefined", p.query)}
 	}
-	return authz.Answer{Err: err}
+	a, err := answer(value)
+	if err != nil {
+		return authz.Answer{Err: fmt.Errorf("reading the result of %s: %w", p.query, err)}
+	}
+	return a
 }

@@ -50,9 +50,10 @@ func (p *Policy) compile(m material) (*snapshot, error) {
 	if err := s.ask(p.query); err != nil {
 		return nil, err
 	}
-	s.reads = readsOf(s.compiler)
-	s.native, err = lower(s, p.query)
-	if err != nil {
+	s.reads = readsOf(s.compiler, p.query)
+	if s.reads.body() {
+		s.notLowered = "it reads the body"
+	} else if s.native, err = lower(s, p.query); err != nil {
 		s.notLowered = err.Error()
 	}
 	return s, nil

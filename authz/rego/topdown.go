@@ -17,17 +17,16 @@ var (
 	errMany    = errors.New("more than one result")
 )
 
-// evaluate builds the input of one reading and asks topdown. The value is nil if the query is undefined. indexing is
-// off where the answer is to be had without OPA's rule index.
-func (p *Policy) evaluate(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded, indexing bool) (ast.Value, error) {
+// evaluate builds the input of one reading and asks topdown. The value is nil if the query is undefined.
+func (p *Policy) evaluate(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) (ast.Value, error) {
 	input, err := buildInput(s.reads, c, r, decoded)
 	if err != nil {
 		return nil, err
 	}
-	return p.run(ctx, s, input, indexing)
+	return p.run(ctx, s, input, true)
 }
 
-// run evaluates the query. A panic inside OPA is an error like any other.
+// run evaluates the query, with OPA's rule index or without. A panic inside OPA is an error like any other.
 func (p *Policy) run(ctx context.Context, s *snapshot, input *ast.Term, indexing bool) (value ast.Value, err error) {
 	w := p.watch()
 	defer p.release(w)
@@ -57,3 +56,5 @@ func (p *Policy) run(ctx context.Context, s *snapshot, input *ast.Term, indexing
 	}
 	return value, nil
 }
+
+func isTimeout(err error) bool { return errors.Is(err, errTimeout) }

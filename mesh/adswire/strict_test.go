@@ -1,6 +1,8 @@
 package adswire
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,14 +14,21 @@ import (
 	mcp "istio.io/api/mcp/v1alpha1"
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
+	"istio.io/api/security/v1beta1"
 
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 const (
 	policyType = "security.istio.io/v1/AuthorizationPolicy"
 	peerType   = "security.istio.io/v1/PeerAuthentication"
+
+	tokenType   = "security.istio.io/v1/RequestAuthentication"
+	regoType    = "policy.signet.dev/v1alpha1/RegoPolicy"
+	limitType   = "policy.signet.dev/v1alpha1/RateLimitPolicy"
+	controlType = "signet.dev/v1/ControlSettings"
 )
 
 // unknownField is field 1999 with the value 7.
@@ -88,6 +97,37 @@ func refusedObjects() []refusal {
 	}
 }
 
+// refusedJudges are resources of the kinds that judge beside AuthorizationPolicy, and of what the control plane itself says.
+func refusedJudges() []refusal {
+	good := &mcp.Metadata{Name: "ns/a"}
+	limit := func(change func(*policy.RateLimitRule)) *policy.RateLimitPolicy {
+		r := &policy.RateLimitRule{Limit: &policy.Limit{Requests: 1, Unit: policy.Limit_Second}}
+		change(r)
+		return &policy.RateLimitPolicy{Local: &policy.RateLimit{Rules: []*policy.RateLimitRule{r}}}
+	}
+	rego := func(data *structpb.Struct) *policy.RegoPolicy {
+		return &policy.RegoPolicy{Query: "data.a.b", Module: "package a", Data: data}
+	}
+	rule := &v1beta1.JWTRule{Issuer: "a", Jwks: "{}"}
+	rule.ProtoReflect().SetUnknown(unknownField())
+	unset := &structpb.Struct{Fields: map[string]*structpb.Value{"a": {}}}
+	nan := &structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewNumberValue(math.NaN())}}
+	return []refusal{
+		{"unknown field of a token rule", tokenType, "ns/a", object(good, &security.RequestAuthentication{JwtRules: []*v1beta1.JWTRule{rule}}), "jwt_rules[0] has a field that this version does not know"},
+		{"token rule that is not honoured", tokenType, "ns/a", object(good, &security.RequestAuthentication{JwtRules: []*v1beta1.JWTRule{{Issuer: "a", Jwks: "{}", SpaceDelimitedClaims: []string{"x"}}}}), "spaceDelimitedClaims"},
+		{"data without a value", regoType, "ns/a", object(good, rego(unset)), "spec.data.a: has no value"},
+		{"data that is no JSON", regoType, "ns/a", object(good, rego(nan)), "is no number as JSON writes one"},
+		{"no module", regoType, "ns/a", object(good, &policy.RegoPolicy{Query: "data.a.b"}), "exactly one of them"},
+		{"another version of the group", "policy.signet.dev/v1/RegoPolicy", "ns/a", object(good, rego(nil)), "type is not known"},
+		{"unknown unit", limitType, "ns/a", object(good, limit(func(r *policy.RateLimitRule) { r.Limit.Unit = 77 })), "unit has a value that this version does not know"},
+		{"no unit", limitType, "ns/a", object(good, limit(func(r *policy.RateLimitRule) { r.Limit.Unit = 0 })), "must be one of Second"},
+		{"store failure without a store", limitType, "ns/a", object(good, limit(func(r *policy.RateLimitRule) { r.OnStoreFailure = policy.OnStoreFailure_Deny })), "local limits need no store"},
+		{"another name of the control settings", controlType, "ns/a", object(good, &policy.ControlSettings{}), "there is only one"},
+		{"a password in the URL", controlType, "signet-system/control", object(&mcp.Metadata{Name: "signet-system/control"},
+			&policy.ControlSettings{RateLimitStore: &policy.RateLimitStore{Url: "redis://a:b@c"}}), "must not hold a password"},
+	}
+}
+
 // refusedBodies are bodies of another kind, and endpoints that must not be taken.
 func refusedBodies() []refusal {
 	return []refusal{
@@ -120,7 +160,7 @@ func refusedBodies() []refusal {
 }
 
 func TestWhatIsNotKnownIsRefused(t *testing.T) {
-	for _, c := range append(refusedObjects(), refusedBodies()...) {
+	for _, c := range slices.Concat(refusedObjects(), refusedJudges(), refusedBodies()) {
 		t.Run(c.name, func(t *testing.T) {
 			body := c.body(t)
 			r := Resource{Type: c.typ, Name: c.resource, Version: versionOf(c.typ, c.resource, body), Body: body}

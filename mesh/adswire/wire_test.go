@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 )
 
 const trustDomain = "cluster.local"
@@ -30,7 +31,8 @@ func snapshot(t testing.TB, replace ...string) *mesh.Snapshot {
 	objects, problems := mesh.Parse("shop.yaml", []byte(text), mesh.ParseOptions{
 		TrustDomain: trustDomain, Now: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	})
-	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: trustDomain})
+	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: trustDomain, Control: &policy.ControlSettings{
+		RateLimitStore: &policy.RateLimitStore{Url: "rediss://redis.example:6379", Password: "secret"}, RegoBuiltins: []string{"http.send"}}})
 	for _, p := range append(problems, more...) {
 		if p.Severity == mesh.Refused {
 			t.Fatalf("%v", &p)
@@ -158,6 +160,19 @@ func differentValue(a, b reflect.Value, path string) string {
 			return ""
 		}
 		return differentValue(a.Elem(), b.Elem(), path)
+	case reflect.Map:
+		if a.Len() != b.Len() {
+			return path + ": lengths differ"
+		}
+		for _, k := range a.MapKeys() {
+			if !b.MapIndex(k).IsValid() {
+				return path + ": one has no " + k.String()
+			}
+			if d := differentValue(a.MapIndex(k), b.MapIndex(k), path+"["+k.String()+"]"); d != "" {
+				return d
+			}
+		}
+		return ""
 	case reflect.Slice:
 		if a.Len() != b.Len() {
 			return path + ": lengths differ"
@@ -190,6 +205,47 @@ func differentValue(a, b reflect.Value, path string) string {
 		return path + " differs"
 	}
 	return ""
+}
+
+// What a proxy needs of the judging kinds arrives, and nothing that it does not need.
+func TestJudgingKindsTravel(t *testing.T) {
+	s := snapshot(t)
+	for _, c := range []struct {
+		node                        string
+		rego, tokens, limits, paths int
+		store                       bool
+	}{
+		{"shop/reviews-v1", 1, 1, 1, 1, true},
+		{"shop/frontend", 0, 1, 0, 1, false},
+		{"bank/ledger", 0, 1, 0, 1, false},
+	} {
+		set, m := encode(t, view(t, s, c.node))
+		steps, err := Steps(Versions{}, set, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, marker := receive(t, &Set{}, steps)
+		v, err := held.View(marker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(v.Rego) != c.rego || len(v.RequestAuthentication) != c.tokens || len(v.RateLimits) != c.limits || len(v.RouteLimits) != c.paths {
+			t.Errorf("%s: %d RegoPolicies, %d RequestAuthentications, %d and %d limits", c.node, len(v.Rego), len(v.RequestAuthentication), len(v.RateLimits), len(v.RouteLimits))
+		}
+		if (v.LimitStore != nil) != c.store || (v.RegoBuiltins != nil) != c.store || (v.Authorizers["guard"] != nil) != c.store {
+			t.Errorf("%s: store %v, functions %v, authorizers %v", c.node, v.LimitStore, v.RegoBuiltins, v.Authorizers)
+		}
+		if c.store && (v.LimitStore.Password != "secret" || len(v.Authorizers["guard"].Endpoints[0]) != 1 || v.Service("vault.bank.svc.cluster.local", "shop") != nil) {
+			t.Errorf("%s: store or authorizer came without what makes it: %v", c.node, v.Authorizers["guard"])
+		}
+		for typ := range set.byType {
+			for name, r := range set.byType[typ].byName {
+				if strings.Contains(string(r.Body.GetValue()), "secret") != (c.store && typ == "signet.dev/v1/ControlSettings") {
+					t.Errorf("%s: the password is where it should not be, or is not where it should be: %s %s", c.node, typ, name)
+				}
+			}
+		}
+	}
 }
 
 func TestPositionAndVersionTravel(t *testing.T) {

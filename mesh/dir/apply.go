@@ -114,19 +114,17 @@ func (d *Dir) build(objects []*mesh.Object, effect map[mesh.Key]string) (*mesh.S
 			effect[o.Key] = "the last good version stays in force"
 		}
 	}
+	if replaced {
+		if second, more := mesh.Build(again, opts); len(mesh.Refusals(more)) == 0 {
+			return second, append(mesh.Refusals(problems), more...)
+		}
+	}
 	for _, o := range s.Objects() {
-		if o.Quarantined() && effect[o.Key] == "" {
+		if o.Quarantined() {
 			effect[o.Key] = quarantined(o.Kind)
 		}
 	}
-	if !replaced {
-		return s, problems
-	}
-	second, more := mesh.Build(again, opts)
-	if len(mesh.Refusals(more)) > 0 {
-		return s, problems
-	}
-	return second, append(mesh.Refusals(problems), more...)
+	return s, problems
 }
 
 // keep remembers what stands as the last good versions.

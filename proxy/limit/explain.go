@@ -22,7 +22,7 @@ type Trace struct {
 
 // Explain says what each rule makes of a request, without counting it.
 func (s *Set) Explain(c *authz.Connection, r *authz.Request) []Trace {
-	if s == nil {
+	if s == nil || len(s.rules) == 0 {
 		return nil
 	}
 	now := s.registry.moment(s.quotas)

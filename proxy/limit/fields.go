@@ -53,9 +53,9 @@ func quote(s string) string {
 	return out.String()
 }
 
-// seconds rounds up to whole seconds, at least one.
+// seconds rounds up to whole seconds, at least one. Less than a microsecond more is what intervals were rounded up by.
 func seconds(d time.Duration) string {
-	return strconv.FormatInt(max(int64((d+time.Second-1)/time.Second), 1), 10)
+	return strconv.FormatInt(max(int64((d+time.Second-time.Microsecond)/time.Second), 1), 10)
 }
 
 // AppendFields appends the fields ratelimit-policy and ratelimit (draft-ietf-httpapi-ratelimit-headers) of a verdict, and

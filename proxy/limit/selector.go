@@ -123,6 +123,8 @@ func (k *clause) path(path, text string) bool {
 		return k.expression.MatchString(path)
 	case !k.prefix:
 		return path == text
+	case text == "":
+		return true // the prefix / is of every path, also of what is none (OPTIONS *)
 	}
 	rest, ok := strings.CutPrefix(path, text)
 	return ok && (rest == "" || rest[0] == '/')

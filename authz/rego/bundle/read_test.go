@@ -67,7 +67,7 @@ func TestSignatures(t *testing.T) {
 				{"signature empty", changed(func(f map[string]string) { f[find(f, ".signatures.json")] = `{"signatures": []}` }), key("lab", algorithm, public, "shop"), "missing JWT"},
 				{"another verifier", changed(func(f map[string]string) {
 					n := find(f, ".signatures.json")
-					f[n] = strings.Replace(f[n], "{", `{"plugin": "none",`, 1)
+					f[n] = strings.Replace(f[n], "_default", "none", 1)
 				}), key("lab", algorithm, public, "shop"), "no verifier exists"},
 			} {
 				_, err := bundle.Read(c.raw, "", c.key)

@@ -71,7 +71,7 @@ func newMaskRule(x any) (maskRule, error) {
 		if err != nil {
 			return r, fmt.Errorf("mask path %q: %w", path, err)
 		}
-		r.path += "/" + url.PathEscape(p)
+		r.path += "/" + url.PathEscape(plain)
 		r.parts[i] = plain
 	}
 	return r, nil

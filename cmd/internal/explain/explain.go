@@ -13,6 +13,7 @@ import (
 	"github.com/signet-mesh/signet/authz"
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/proxy/judge"
 )
 
@@ -89,6 +90,8 @@ type At struct {
 	Live bool
 	// remoteKeys says that a RequestAuthentication names keys that are not fetched for files.
 	remoteKeys bool
+	// claimed is a token that counts as verified, nil for none.
+	claimed *jwt.Token
 }
 
 // Reply is what one workload knows of a question: the route if it is the caller's, the judgement if it is the server's. Both

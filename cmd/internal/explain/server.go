@@ -222,6 +222,9 @@ func (a *At) request(ctx context.Context, q *Question, c *authz.Connection, limi
 	h.Del("x-forwarded-client-cert") // as the corridor does
 	k := judge.Case{Connection: c, Head: h, Request: &authz.Request{}, Scratch: &judge.Scratch{}, Body: body(q.Body)}
 	t := a.Judge.Explain(ctx, &k, limits, a.Ask)
+	if t.Token == nil {
+		t.Token = a.claimed
+	}
 	a.describe(&t, out)
 	if t.TokenError != nil && a.remoteKeys {
 		out.note("keys of a jwksUri are not fetched for files: a token signed by one of them is refused here")

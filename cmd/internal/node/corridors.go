@@ -43,7 +43,8 @@ type corridors struct {
 	lingering map[netip.AddrPort]*lingerer
 	metrics   *running[*http.Server]
 	shown     *shown
-	notify    chan struct{} // closed by the next apply
+	running   *compile.Workload // what runs
+	notify    chan struct{}     // closed by the next apply
 	stopped   bool
 	said      string         // the last error of run, which is logged once
 	warned    []string       // the warnings of the configuration that runs
@@ -287,7 +288,21 @@ func (c *corridors) show(w *compile.Workload) {
 			s.outbound = w.Outbound[i].Bind.String()
 		}
 	}
-	c.shown = s
+	c.shown, c.running = s, w
+}
+
+// workload is what runs, nil before there is anything.
+func (c *corridors) workload() *compile.Workload {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running
+}
+
+// warnings say what of the configuration dangles.
+func (c *corridors) warnings() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]string{}, c.warned...)
 }
 
 func (c *corridors) current() *shown {

@@ -4,11 +4,13 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,10 +23,12 @@ import (
 	"github.com/signet-mesh/signet/ca/caclient"
 	"github.com/signet-mesh/signet/certs"
 	"github.com/signet-mesh/signet/certs/rotate"
+	"github.com/signet-mesh/signet/cmd/internal/explain"
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adsclient"
 	"github.com/signet-mesh/signet/proxy/admin"
+	"github.com/signet-mesh/signet/proxy/judge"
 	"github.com/signet-mesh/signet/proxy/telemetry"
 	"github.com/signet-mesh/signet/proxy/upstream"
 	"github.com/signet-mesh/signet/sds/sdsserver"
@@ -127,8 +131,13 @@ func New(cfg Config) (*Node, error) {
 		Workload: n.namespace + "." + n.workload, Writer: cfg.AccessLog, Log: cfg.Log, Source: n.rotator,
 		Version: cfg.Version, AccessLog: telemetry.LogText,
 	})
-	n.admin = admin.New(admin.Config{Socket: filepath.Join(cfg.RunDir, AdminSocket), Status: func() any { return n.dump() }})
+	n.admin = admin.New(admin.Config{Socket: filepath.Join(cfg.RunDir, AdminSocket), Status: func() any { return n.dump() },
+		Handlers: map[string]http.Handler{
+			"POST " + explain.WhyPath:    explain.Handler(n.at),
+			"GET " + explain.DenialsPath: http.HandlerFunc(n.denials),
+		}})
 	n.parts = newParts(cfg.Log, n.namespace+"/"+n.workload, cfg.CacheDir)
+	n.recorder.Registry().MustRegister(newPolicyMetrics(n.parts))
 	n.corridors = newCorridors(n)
 	return n, nil
 }
@@ -256,7 +265,24 @@ func (n *Node) dump() any {
 	}
 	out["certificate"] = cert
 	out["listeners"] = n.corridors.list()
+	out["policies"] = n.parts.status()
+	out["warnings"] = n.corridors.warnings()
 	return out
+}
+
+// at is the workload as it runs, for explanations; nil before there is one.
+func (n *Node) at() *explain.At {
+	w := n.corridors.workload()
+	if w == nil {
+		return nil
+	}
+	return &explain.At{Workload: w, Judge: judge.New(w.Settings, w.Program, w.Tokens), Live: true}
+}
+
+// denials answers with who was refused last.
+func (n *Node) denials(rw http.ResponseWriter, _ *http.Request) {
+	rw.Header().Set("content-type", "application/json")
+	_ = json.NewEncoder(rw).Encode(n.recorder.Denials())
 }
 
 // listen opens a TCP listener; its errors say what may be done.

@@ -31,6 +31,7 @@ import (
 	"github.com/signet-mesh/signet/mesh/adsserver"
 	"github.com/signet-mesh/signet/mesh/dir"
 	"github.com/signet-mesh/signet/mesh/policy"
+	"github.com/signet-mesh/signet/proxy/admin"
 )
 
 // Config is what a control plane is told on its command line.
@@ -64,6 +65,7 @@ type Plane struct {
 	cfg       Config
 	dir       *dir.Dir
 	snapshots *snapshots
+	findings  findings
 }
 
 // New builds a control plane; nothing is read or opened before Run.
@@ -72,7 +74,10 @@ func New(cfg Config) *Plane {
 	p.dir = dir.New(dir.Config{
 		Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Log: cfg.Log, Persist: filepath.Join(cfg.State, "last-good.json"),
 		Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.Check, Control: cfg.Control,
-		OnChange: func(s *mesh.Snapshot, _ []mesh.Problem) { p.snapshots.set(s) },
+		OnChange: func(s *mesh.Snapshot, problems []mesh.Problem) {
+			p.findings.set(s, problems)
+			p.snapshots.set(s)
+		},
 	})
 	return p
 }
@@ -84,10 +89,11 @@ func (p *Plane) Run(ctx context.Context) error {
 		return err
 	}
 	defer auth.Close()
-	snapshot, _, err := p.dir.Load()
+	snapshot, problems, err := p.dir.Load()
 	if err != nil {
 		return err
 	}
+	p.findings.set(snapshot, problems)
 	p.snapshots.set(snapshot)
 	// What nobody asks otherwise for, and the control plane's own.
 	lifetime := min(ca.DefaultTTL, cmp.Or(p.cfg.MaxTTL, ca.MaxTTL))
@@ -120,7 +126,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(ads, door, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "signet_quarantined_objects", Help: "Refused security objects without a last good version, which deny what they select.",
-	}, p.snapshots.quarantined))
+	}, p.snapshots.quarantined), newProblemMetrics(&p.findings))
+	status := admin.New(admin.Config{Socket: filepath.Join(p.cfg.State, ControlSocket), Status: func() any { return p.status(ads) }})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return auth.Run(ctx) })
@@ -128,6 +135,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go(func() error { return own.Run(ctx) })
 	g.Go(func() error { return p.dir.Run(ctx) })
 	g.Go(func() error { return ads.Run(ctx) })
+	g.Go(func() error { return p.serveAdmin(ctx, status) })
 	g.Go(func() error { return p.serve(ctx, server) })
 	g.Go(func() error { return p.report(ctx, own) })
 	g.Go(func() error { return serveMetrics(ctx, p.cfg.Metrics, registry) })
@@ -155,6 +163,14 @@ func (p *Plane) report(ctx context.Context, own certs.Source) error {
 	}
 	if p.cfg.OnWorkloads != nil {
 		p.tellWorkloads(ctx)
+	}
+	return nil
+}
+
+// serveAdmin serves the admin socket. A state directory that is too deep for the path of one costs the status page only.
+func (p *Plane) serveAdmin(ctx context.Context, s *admin.Server) error {
+	if err := s.Run(ctx); err != nil {
+		p.cfg.Log.Warn("status is not served: 'signet status' can't ask this control plane", "error", err)
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ type Config struct {
 type Remote struct {
 	issuer, url string
 	timeout     time.Duration
+	gap, wait   time.Duration // RefreshGap and RefreshWait
 	client      *http.Client
 	state       store
 	log         *slog.Logger
@@ -102,7 +103,7 @@ func NewRemote(c Config) (*Remote, error) {
 		c.Timeout = DefaultTimeout
 	}
 	return &Remote{
-		issuer: c.Issuer, url: c.URL, timeout: c.Timeout, client: newClient(c.Roots), log: log,
+		issuer: c.Issuer, url: c.URL, timeout: c.Timeout, gap: RefreshGap, wait: RefreshWait, client: newClient(c.Roots), log: log,
 		state: newStore(c.StateDir, c.Issuer, c.URL), wake: make(chan struct{}, 1),
 	}, nil
 }
@@ -138,7 +139,7 @@ func (r *Remote) ask(now time.Time) *attempt {
 	if r.running != nil {
 		return r.running
 	}
-	if !r.started.IsZero() && now.Sub(r.started) < RefreshGap {
+	if !r.started.IsZero() && now.Sub(r.started) < r.gap {
 		return nil
 	}
 	r.begin(now)
@@ -151,7 +152,7 @@ func (r *Remote) ask(now time.Time) *attempt {
 
 // begin wants mu.
 func (r *Remote) begin(now time.Time) {
-	r.running = &attempt{until: now.Add(RefreshWait), done: make(chan struct{})}
+	r.running = &attempt{until: now.Add(r.wait), done: make(chan struct{})}
 	r.started = now
 }
 
@@ -200,6 +201,13 @@ func (r *Remote) recall() {
 	r.current.Store(&set{text, keys})
 }
 
+// keep is for the next run; without it there is only no head start.
+func (r *Remote) keep(text []byte) {
+	if err := r.state.save(text, time.Now()); err != nil {
+		r.log.Warn("keeping keys of token issuer", "issuer", r.issuer, "error", err)
+	}
+}
+
 // fetchOnce is one fetch, asked for or not. It gives the time until the next one.
 func (r *Remote) fetchOnce(ctx context.Context) (time.Duration, error) {
 	r.mu.Lock()
@@ -207,6 +215,10 @@ func (r *Remote) fetchOnce(ctx context.Context) (time.Duration, error) {
 		r.begin(time.Now())
 	}
 	a := r.running
+	select {
+	case <-r.wake: // it is answered now, if the timer was first
+	default:
+	}
 	r.mu.Unlock()
 
 	bound, cancel := context.WithTimeout(ctx, r.timeout)
@@ -234,6 +246,9 @@ func (r *Remote) fetchOnce(ctx context.Context) (time.Duration, error) {
 	case err == nil && failed:
 		r.log.Info("keys of token issuer can be fetched again", "issuer", r.issuer)
 	}
+	if err == nil {
+		r.keep(got.text)
+	}
 	return got.interval, err
 }
 
@@ -247,9 +262,6 @@ func (r *Remote) take(got answer) error {
 		}
 		r.current.Store(&set{got.text, keys})
 		r.log.Info("keys of token issuer", "issuer", r.issuer, "url", shown(got.url), "keys", len(keys))
-	}
-	if err := r.state.save(got.text, time.Now()); err != nil {
-		r.log.Warn("keeping keys of token issuer", "issuer", r.issuer, "error", err)
 	}
 	return nil
 }

@@ -129,7 +129,9 @@ func run(tb testing.TB, id string, store *policy.RateLimitStore) *proxy {
 	return p
 }
 
-func (s *server) store() *policy.RateLimitStore { return &policy.RateLimitStore{Url: "redis://" + s.addr()} }
+func (s *server) store() *policy.RateLimitStore {
+	return &policy.RateLimitStore{Url: "redis://" + s.addr()}
+}
 
 // is waits until the store is in a state, and that n proxies are known.
 func (p *proxy) is(tb testing.TB, want state, n int) {

@@ -1,0 +1,349 @@
+package rego
+
+import (
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// gen yields each value of a term.
+func (l *lowering) gen(t *ast.Term, next func() (yield, error)) (cont, error) {
+	if err := l.op(); err != nil {
+		return nil, err
+	}
+	switch v := t.Value.(type) {
+	case ast.Ref:
+		return l.ref(v, next)
+	case ast.Var:
+		if !l.bound[v] {
+			return nil, unsupported("the unbound variable %s", v)
+		}
+		at := l.scope[v]
+		y, err := next()
+		return func(f *frame) bool { return y(f, f.slots[at]) }, err
+	}
+	if isConstant(t) {
+		v, err := l.constants.of(t.Value)
+		if err != nil {
+			return nil, err
+		}
+		y, err := next()
+		return func(f *frame) bool { return y(f, v) }, err
+	}
+	switch v := t.Value.(type) {
+	case *ast.Array:
+		return l.composite(terms(v), next, func(of []*ast.Term) ast.Value { return ast.NewArray(of...) })
+	case ast.Object:
+		var members []*ast.Term
+		v.Foreach(func(key, member *ast.Term) { members = append(members, key, member) })
+		return l.composite(members, next, func(of []*ast.Term) ast.Value {
+			o := ast.NewObject()
+			for i := 0; i < len(of); i += 2 {
+				o.Insert(of[i], of[i+1])
+			}
+			return o
+		})
+	}
+	return nil, unsupported("the %s %s", ast.ValueName(t.Value), t)
+}
+
+func terms(a *ast.Array) []*ast.Term {
+	out := make([]*ast.Term, 0, a.Len())
+	a.Foreach(func(t *ast.Term) { out = append(out, t) })
+	return out
+}
+
+// composite builds an array or object from terms that are only known later. It allocates.
+func (l *lowering) composite(of []*ast.Term, next func() (yield, error), build func([]*ast.Term) ast.Value) (cont, error) {
+	args := l.args(len(of))
+	return l.evalArgs(of, args, func() (cont, error) {
+		y, err := next()
+		return func(f *frame) bool {
+			out := make([]*ast.Term, len(args))
+			for i, at := range args {
+				v := f.toAST(f.slots[at])
+				if v == nil {
+					return true
+				}
+				out[i] = ast.NewTerm(v)
+			}
+			c := constants{left: maxSteps}
+			v, err := c.of(build(out))
+			if err != nil {
+				f.bail = true
+				return true
+			}
+			return y(f, v)
+		}, err
+	})
+}
+
+// unify makes two terms equal.
+func (l *lowering) unify(a, b *ast.Term, next func() (cont, error)) (cont, error) {
+	if l.isPattern(b) && !l.isPattern(a) {
+		a, b = b, a
+	}
+	return l.gen(b, func() (yield, error) { return l.match(a, next) })
+}
+
+// isPattern reports whether a term takes a value rather than has one: a free variable, or an array with one.
+func (l *lowering) isPattern(t *ast.Term) bool {
+	switch v := t.Value.(type) {
+	case ast.Var:
+		return !l.bound[v]
+	case *ast.Array:
+		return v.Until(l.isPattern)
+	}
+	return false
+}
+
+// match compares a value with a term, and binds the term's free variables.
+func (l *lowering) match(t *ast.Term, next func() (cont, error)) (yield, error) {
+	if err := l.op(); err != nil {
+		return nil, err
+	}
+	if v, ok := t.Value.(ast.Var); ok && !l.bound[v] {
+		at := l.bind(v)
+		k, err := next()
+		return func(f *frame, v value) bool {
+			f.slots[at] = v
+			return k(f)
+		}, err
+	}
+	if list, ok := t.Value.(*ast.Array); ok && l.isPattern(t) {
+		return l.matchArray(terms(list), next)
+	}
+	tmp := l.slot()
+	test, err := l.gen(t, func() (yield, error) {
+		k, err := next()
+		return func(f *frame, v value) bool {
+			same := equal(f, f.slots[tmp], v)
+			if f.bail {
+				return true
+			}
+			return same && k(f)
+		}, err
+	})
+	return func(f *frame, v value) bool {
+		f.slots[tmp] = v
+		return test(f)
+	}, err
+}
+
+func (l *lowering) matchArray(of []*ast.Term, next func() (cont, error)) (yield, error) {
+	tmp := l.slot()
+	var from func(i int) (cont, error)
+	from = func(i int) (cont, error) {
+		if i == len(of) {
+			return next()
+		}
+		y, err := l.match(of[i], func() (cont, error) { return from(i + 1) })
+		return func(f *frame) bool {
+			v := f.index(f.slots[tmp], i)
+			return f.bail || y(f, v)
+		}, err
+	}
+	k, err := from(0)
+	n := len(of)
+	return func(f *frame, v value) bool {
+		if v.kind == node {
+			f.bail = true
+			return true
+		}
+		f.slots[tmp] = v
+		return f.length(v) == n && k(f)
+	}, err
+}
+
+// ref yields each value of a reference.
+func (l *lowering) ref(r ast.Ref, next func() (yield, error)) (cont, error) {
+	head, ok := r[0].Value.(ast.Var)
+	if !ok {
+		return nil, unsupported("%s", r)
+	}
+	switch {
+	case head.Equal(ast.InputRootDocument.Value):
+		return l.inputRef(r, next)
+	case head.Equal(ast.DefaultRootDocument.Value):
+		return l.dataRef(r, next)
+	case l.bound[head]:
+		at := l.scope[head]
+		return l.below(func(f *frame) value { return f.slots[at] }, r[1:], next)
+	}
+	return nil, unsupported("%s", r)
+}
+
+func (l *lowering) inputRef(r ast.Ref, next func() (yield, error)) (cont, error) {
+	n, i := l.input, 1
+	for ; i < len(r) && n.get == nil && !n.headers; i++ {
+		key, ok := r[i].Value.(ast.String)
+		if !ok || n.kids[string(key)] == nil {
+			return nil, unsupported("%s", r)
+		}
+		n = n.kids[string(key)]
+	}
+	if n.headers && i < len(r) {
+		if name, ok := r[i].Value.(ast.String); ok {
+			return l.below(func(f *frame) value {
+				if f.r == nil {
+					return value{kind: undefined}
+				}
+				return headerOf(f, string(name))
+			}, r[i+1:], next)
+		}
+		if v, ok := r[i].Value.(ast.Var); !ok || !l.bound[v] {
+			return nil, unsupported("%s", r)
+		}
+	}
+	return l.below(n.value, r[i:], next)
+}
+
+// dataRef is a rule's value, or base data. Packages are not read as a whole.
+func (l *lowering) dataRef(r ast.Ref, next func() (yield, error)) (cont, error) {
+	tree := l.s.compiler.RuleTree.Child(r[0].Value)
+	for i := 1; tree != nil; i++ {
+		if len(tree.Values) > 0 {
+			if len(tree.Children) > 0 {
+				return nil, unsupported("%s, below which there are rules", r[:i])
+			}
+			u, err := l.rule(r[:i], tree.Values)
+			if err != nil {
+				return nil, err
+			}
+			return l.below(u, r[i:], next)
+		}
+		if i == len(r) || !isKey(r[i]) {
+			return nil, unsupported("%s", r)
+		}
+		tree = tree.Child(r[i].Value)
+	}
+	v, rest, err := l.baseData(r)
+	if err != nil {
+		return nil, err
+	}
+	return l.below(func(*frame) value { return v }, rest, next)
+}
+
+// baseData is as much of the base document as a reference names by constants, and what is left of the reference.
+func (l *lowering) baseData(r ast.Ref) (value, ast.Ref, error) {
+	at := ast.Value(l.s.data)
+	i := 1
+	for ; i < len(r) && isKey(r[i]); i++ {
+		o, ok := at.(ast.Object)
+		if !ok {
+			break
+		}
+		t := o.Get(r[i])
+		if t == nil {
+			return value{kind: undefined}, nil, nil
+		}
+		at = t.Value
+	}
+	name := r[:i].String()
+	if v, ok := l.data[name]; ok {
+		return v, r[i:], nil
+	}
+	v, err := l.constants.of(at)
+	l.data[name] = v
+	return v, r[i:], err
+}
+
+// below yields what is at the operands of a reference below a value. A free variable takes each key in turn.
+func (l *lowering) below(base unit, operands ast.Ref, next func() (yield, error)) (cont, error) {
+	if err := l.op(); err != nil {
+		return nil, err
+	}
+	if len(operands) == 0 {
+		y, err := next()
+		return func(f *frame) bool {
+			v := base(f)
+			if f.bail {
+				return true
+			}
+			return v.kind != undefined && y(f, v)
+		}, err
+	}
+	v, isVar := operands[0].Value.(ast.Var)
+	if isVar && !l.bound[v] {
+		return l.iterateBelow(base, l.bind(v), operands[1:], next)
+	}
+	key, err := l.key(operands[0])
+	if err != nil {
+		return nil, err
+	}
+	return l.below(func(f *frame) value {
+		v := base(f)
+		if v.kind == undefined || f.bail {
+			return v
+		}
+		return lookup(f, v, key(f))
+	}, operands[1:], next)
+}
+
+func (l *lowering) iterateBelow(base unit, key int, operands ast.Ref, next func() (yield, error)) (cont, error) {
+	elem := l.slot()
+	k, err := l.below(func(f *frame) value { return f.slots[elem] }, operands, next)
+	return func(f *frame) bool {
+		v := base(f)
+		if f.bail || v.kind == undefined {
+			return f.bail
+		}
+		return iterate(f, v, key, elem, k)
+	}, err
+}
+
+// key is an operand of a reference that has a value.
+func (l *lowering) key(t *ast.Term) (unit, error) {
+	if v, ok := t.Value.(ast.Var); ok {
+		at := l.scope[v]
+		return func(f *frame) value { return f.slots[at] }, nil
+	}
+	if !isConstant(t) {
+		return nil, unsupported("the key %s", t)
+	}
+	v, err := l.constants.of(t.Value)
+	return func(*frame) value { return v }, err
+}
+
+// iterable reports whether every may run over a value.
+func (f *frame) iterable(v value) bool {
+	if v.kind == node {
+		f.bail = true
+	}
+	return v.kind == constant || v.kind == claim || v.kind == audiences || v.kind == path
+}
+
+// iterate calls k for each element until it returns true. What cannot be iterated has no elements.
+func iterate(f *frame, v value, key, elem int, k cont) bool {
+	step := func(kv, ev value) bool {
+		f.tick()
+		f.slots[key], f.slots[elem] = kv, ev
+		return f.bail || k(f)
+	}
+	switch v.kind {
+	case node:
+		f.bail = true
+		return true
+	case constant:
+		c := v.p.(*konst)
+		for i := range c.values {
+			if step(c.keys[i], c.values[i]) {
+				return true
+			}
+		}
+		return false
+	case claim:
+		if m, ok := v.p.(map[string]any); ok {
+			for name, member := range m {
+				if step(value{kind: text, s: name}, claimOf(f, member)) {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	for i, n := 0, f.length(v); i < n; i++ {
+		if step(numberOf(i), f.index(v, i)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,326 @@
+package explain
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/proxy/judge"
+)
+
+// SuggestOptions say how policies are written.
+type SuggestOptions struct {
+	// Values is how many values one position of a path may have before it becomes {*}; 0 is 10.
+	Values int
+}
+
+// Suggestion is policies that allow what was recorded, and no more.
+type Suggestion struct {
+	// YAML holds them, with what was left out as comments before.
+	YAML []byte
+	// Policies is how many there are.
+	Policies int
+	// LeftOut is what they don't allow, or do not speak of.
+	LeftOut []Unjudged
+	// Silent are workloads for which nothing was recorded, and which so get no policy.
+	Silent []string
+}
+
+// need is what one caller needs of one port.
+type need struct {
+	port    uint16
+	tcp     bool
+	callers map[string]bool // principals
+	methods map[string]bool
+	paths   map[string]bool
+}
+
+// target is the workloads that one policy selects.
+type target struct {
+	namespace string
+	labels    map[string]string // nil: the whole namespace
+	names     []string
+	paths     map[needKey]*pathSet // of one caller by port and method
+	tcp       map[needKey]bool
+}
+
+type needKey struct {
+	principal string
+	port      uint16
+	method    string
+}
+
+// Suggest writes the least-privilege AuthorizationPolicies that recorded traffic needs.
+func Suggest(ctx context.Context, t *Traffic, o SuggestOptions) (*Suggestion, error) {
+	if o.Values <= 0 {
+		o.Values = 10
+	}
+	out := &Suggestion{}
+	left := reasons{}
+	maps.Copy(left, t.passed)
+	targets := map[string]*target{}
+	for x, n := range t.counts {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if reason := t.want(targets, &x); reason != "" {
+			left.add(n, strings.TrimSpace(fmt.Sprintf("%s %s from %s to %s", x.method, x.path, x.who(), x.whom())), "%s", reason)
+		}
+	}
+	var docs [][]byte
+	spoken := map[string]bool{}
+	for _, key := range slices.Sorted(maps.Keys(targets)) {
+		g := targets[key]
+		doc, err := g.policy(o)
+		if err != nil {
+			return nil, err
+		}
+		docs = append(docs, doc)
+		for _, name := range g.names {
+			spoken[name] = true
+		}
+	}
+	for _, w := range t.mesh.snapshot.Workloads() {
+		if name := w.Namespace + "/" + w.Name; !spoken[name] && !w.ID.IsZero() {
+			out.Silent = append(out.Silent, name)
+		}
+	}
+	out.Policies, out.LeftOut = len(docs), left.list()
+	out.YAML = append(out.comments(t), bytes.Join(docs, []byte("---\n"))...)
+	return out, t.check(out.YAML)
+}
+
+// check judges what was written as `signet validate` does: nothing that would be refused is given out.
+func (t *Traffic) check(text []byte) error {
+	_, problems := mesh.Parse("suggestion", text, mesh.ParseOptions{TrustDomain: t.mesh.trustDomain})
+	if refused := mesh.Refusals(problems); len(refused) > 0 {
+		return fmt.Errorf("writing policies: %w", &refused[0])
+	}
+	return nil
+}
+
+// want adds one shape to what its server must allow; reason is why it is left out.
+func (t *Traffic) want(targets map[string]*target, x *shape) (reason string) {
+	switch {
+	case x.recorded.decision != Allow:
+		return "it was denied"
+	case x.from == "":
+		return "the caller proved no identity, so that no principal can be allowed"
+	}
+	id, err := identity.Parse(x.from)
+	if err != nil {
+		return err.Error()
+	}
+	g, reason := t.target(targets, x.to)
+	if reason != "" {
+		return reason
+	}
+	at, err := t.mesh.At(x.to)
+	if err != nil {
+		return err.Error()
+	}
+	port, err := inboundPort(at.Workload, x.port)
+	if err != nil {
+		return err.Error()
+	}
+	if x.tcp || !port.HTTP {
+		g.tcp[needKey{id.Principal(), x.port, ""}] = true
+		return ""
+	}
+	readings, reason := x.readings(&at.Judge)
+	if reason != "" {
+		return reason
+	}
+	key := needKey{id.Principal(), x.port, x.method}
+	if g.paths[key] == nil {
+		g.paths[key] = &pathSet{}
+	}
+	for _, p := range readings {
+		g.paths[key].add(strings.Split(p, "/")[1:])
+	}
+	return ""
+}
+
+// readings are the forms of the path that an ALLOW rule must match: the canonical one, and the decoded one.
+func (x *shape) readings(j *judge.Judge) ([]string, string) {
+	if !strings.HasPrefix(x.path, "/") {
+		return nil, "its target is no path"
+	}
+	var s judge.Scratch
+	canonical, decoded, f := judge.Canonical(x.path, j.Normalization, &s)
+	switch {
+	case f != nil:
+		return nil, "its path can't be read"
+	case decoded == "" || decoded == canonical:
+		return []string{strings.Clone(canonical)}, ""
+	}
+	return []string{strings.Clone(canonical), strings.Clone(decoded)}, ""
+}
+
+// target is the policy that speaks for a workload: by its label app where it has one, else by all its labels, and for the
+// whole namespace where it is alone there.
+func (t *Traffic) target(targets map[string]*target, name string) (*target, string) {
+	namespace, workload, _ := strings.Cut(name, "/")
+	var own *mesh.Workload
+	alone := true
+	for _, w := range t.mesh.snapshot.Workloads() {
+		if w.Namespace == namespace && w.Name == workload {
+			own = w
+		} else if w.Namespace == namespace {
+			alone = false
+		}
+	}
+	labels := own.Labels
+	if app := labels["app"]; app != "" {
+		labels = map[string]string{"app": app}
+	}
+	if len(labels) == 0 && !alone {
+		return nil, "the server has no labels to select it by, and is not alone in its namespace"
+	}
+	key := namespace + fmt.Sprint(labels)
+	g := targets[key]
+	if g == nil {
+		g = &target{namespace: namespace, labels: labels, paths: map[needKey]*pathSet{}, tcp: map[needKey]bool{}}
+		for _, w := range t.mesh.snapshot.Workloads() {
+			if w.Namespace == namespace && covers(labels, w.Labels) {
+				g.names = append(g.names, namespace+"/"+w.Name)
+			}
+		}
+		targets[key] = g
+	}
+	return g, ""
+}
+
+func covers(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// needs are what callers need, those of one sort united: first the methods of one caller with the same paths, then the
+// callers with the same of all.
+func (g *target) needs(o SuggestOptions) []*need {
+	byCaller := map[string]*need{}
+	for key, set := range g.paths {
+		set.fold(o.Values)
+		paths := set.list()
+		id := fmt.Sprintf("%s %d %q", key.principal, key.port, paths)
+		n := byCaller[id]
+		if n == nil {
+			n = &need{port: key.port, callers: map[string]bool{key.principal: true}, methods: map[string]bool{}, paths: map[string]bool{}}
+			for _, p := range paths {
+				n.paths[p] = true
+			}
+			byCaller[id] = n
+		}
+		n.methods[key.method] = true
+	}
+	for key := range g.tcp {
+		byCaller[fmt.Sprintf("%s %d tcp", key.principal, key.port)] = &need{port: key.port, tcp: true, callers: map[string]bool{key.principal: true}}
+	}
+	bySort := map[string]*need{}
+	for _, id := range slices.Sorted(maps.Keys(byCaller)) {
+		n := byCaller[id]
+		sort := fmt.Sprintf("%05d %v %q %q", n.port, n.tcp, slices.Sorted(maps.Keys(n.methods)), slices.Sorted(maps.Keys(n.paths)))
+		if have := bySort[sort]; have != nil {
+			maps.Copy(have.callers, n.callers)
+			continue
+		}
+		bySort[sort] = n
+	}
+	var out []*need
+	for _, sort := range slices.Sorted(maps.Keys(bySort)) {
+		out = append(out, bySort[sort])
+	}
+	return out
+}
+
+// The YAML of a policy.
+type (
+	policyDoc struct {
+		APIVersion string            `yaml:"apiVersion"`
+		Kind       string            `yaml:"kind"`
+		Metadata   map[string]string `yaml:"metadata"`
+		Spec       policySpec        `yaml:"spec"`
+	}
+	policySpec struct {
+		Selector *policySelector `yaml:"selector,omitempty"`
+		Action   string          `yaml:"action"`
+		Rules    []policyRule    `yaml:"rules"`
+	}
+	policySelector struct {
+		MatchLabels map[string]string `yaml:"matchLabels"`
+	}
+	policyRule struct {
+		From []map[string]map[string][]string `yaml:"from"`
+		To   []map[string]policyOperation     `yaml:"to"`
+	}
+	policyOperation struct {
+		Ports   []string `yaml:"ports"`
+		Methods []string `yaml:"methods,omitempty"`
+		Paths   []string `yaml:"paths,omitempty"`
+	}
+)
+
+// policy writes the AuthorizationPolicy of a target.
+func (g *target) policy(o SuggestOptions) ([]byte, error) {
+	d := policyDoc{APIVersion: mesh.GroupSecurity + "/v1", Kind: mesh.KindAuthorizationPolicy,
+		Metadata: map[string]string{"name": g.name(), "namespace": g.namespace}, Spec: policySpec{Action: "ALLOW"}}
+	if len(g.labels) > 0 {
+		d.Spec.Selector = &policySelector{g.labels}
+	}
+	needs := g.needs(o)
+	if len(needs) > mesh.MaxRules {
+		return nil, fmt.Errorf("writing policy %s/%s: it would need %d rules, more than %d; give a smaller number of values to a position of a path",
+			g.namespace, g.name(), len(needs), mesh.MaxRules)
+	}
+	for _, n := range needs {
+		op := policyOperation{Ports: []string{strconv.Itoa(int(n.port))}, Methods: slices.Sorted(maps.Keys(n.methods)), Paths: slices.Sorted(maps.Keys(n.paths))}
+		d.Spec.Rules = append(d.Spec.Rules, policyRule{
+			From: []map[string]map[string][]string{{"source": {"principals": slices.Sorted(maps.Keys(n.callers))}}},
+			To:   []map[string]policyOperation{{"operation": op}}})
+	}
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := errors.Join(enc.Encode(d), enc.Close()); err != nil {
+		return nil, fmt.Errorf("writing policy: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// name is recorded-APP, or that of the only workload.
+func (g *target) name() string {
+	_, first, _ := strings.Cut(g.names[0], "/")
+	return "recorded-" + cmp.Or(g.labels["app"], first)
+}
+
+// comments say what the policies were written from and what they leave out.
+func (s *Suggestion) comments(t *Traffic) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# What %d recorded requests need, and nothing else. Judge it before it applies: signet simulate.\n", t.Requests)
+	for _, u := range s.LeftOut {
+		fmt.Fprintf(&b, "# Left out, %d lines: %s", u.Lines, Printable(u.Reason))
+		if u.Example != "" {
+			fmt.Fprintf(&b, " (such as %s)", Printable(u.Example))
+		}
+		b.WriteByte('\n')
+	}
+	for _, name := range s.Silent {
+		fmt.Fprintf(&b, "# Nothing was recorded for %s: no policy is written for it.\n", name)
+	}
+	return b.Bytes()
+}
