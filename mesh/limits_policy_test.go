@@ -26,19 +26,31 @@ func TestLimitsOfPolicies(t *testing.T) {
 		limit int
 		want  string
 	}{
-		"jwt rules":     {"RequestAuthentication", func(n int) string { return "{jwtRules: " + list(n, `{issuer: a, jwks: "{}"}`) + "}" }, mesh.MaxJWTRules, "more than 64"},
-		"jwks":          {"RequestAuthentication", func(n int) string { return "{jwtRules: [{issuer: a, jwks: " + text(n) + "}]}" }, mesh.MaxJWKSBytes, "more than 262144"},
-		"audiences":     {"RequestAuthentication", func(n int) string { return `{jwtRules: [{issuer: a, jwks: "{}", audiences: ` + list(n, "a") + "}]}" }, 16, "more than 16"},
-		"claim headers": {"RequestAuthentication", func(n int) string { return `{jwtRules: [{issuer: a, jwks: "{}", outputClaimToHeaders: ` + numbered(n, "{header: x-#, claim: a}") + "}]}" }, 32, "more than 32"},
-		"module":        {"RegoPolicy", func(n int) string { return "{query: data.a.b, module: " + text(n) + "}" }, mesh.MaxModuleBytes, "more than 524288"},
-		"modules":       {"RegoPolicy", func(n int) string { return "{query: data.a.b, modules: " + numbered(n, "{name: a#, source: x}") + "}" }, mesh.MaxModules, "more than 64"},
-		"all modules":   {"RegoPolicy", func(n int) string { return "{query: data.a.b, modules: " + numbered(n, "{name: a#, source: "+text(mesh.MaxModuleBytes)+"}") + "}" }, 4, "more than 2097152"},
-		"data":          {"RegoPolicy", func(n int) string { return "{query: data.a.b, module: a, data: {a: " + text(n) + "}}" }, mesh.MaxDataBytes - 15, "more than 1048576"},
-		"limit rules":   {"RateLimitPolicy", func(n int) string { return "{local: {rules: " + list(n, rule) + "}}" }, mesh.MaxLimitRules, "more than 256"},
-		"selectors":     {"RateLimitPolicy", func(n int) string { return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: " + list(n, "{path: {value: /}}") + "}]}}" }, 8, "more than 8"},
-		"headers":       {"RateLimitPolicy", func(n int) string { return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: [{headers: " + list(n, "{name: a, value: b}") + "}]}]}}" }, 16, "more than 16"},
-		"expression":    {"RateLimitPolicy", func(n int) string { return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: [{path: {type: RegularExpression, value: " + text(n) + "}}]}]}}" }, mesh.MaxRegexBytes, "more than 1024"},
-		"targets":       {"RateLimitPolicy", func(n int) string { return "{targetRefs: " + numbered(n, "{kind: Service, name: a#}") + ", local: {rules: [" + rule + "]}}" }, 16, "more than 16"},
+		"jwt rules": {"RequestAuthentication", func(n int) string { return "{jwtRules: " + list(n, `{issuer: a, jwks: "{}"}`) + "}" }, mesh.MaxJWTRules, "more than 64"},
+		"jwks":      {"RequestAuthentication", func(n int) string { return "{jwtRules: [{issuer: a, jwks: " + text(n) + "}]}" }, mesh.MaxJWKSBytes, "more than 262144"},
+		"audiences": {"RequestAuthentication", func(n int) string { return `{jwtRules: [{issuer: a, jwks: "{}", audiences: ` + list(n, "a") + "}]}" }, 16, "more than 16"},
+		"claim headers": {"RequestAuthentication", func(n int) string {
+			return `{jwtRules: [{issuer: a, jwks: "{}", outputClaimToHeaders: ` + numbered(n, "{header: x-#, claim: a}") + "}]}"
+		}, 32, "more than 32"},
+		"module":  {"RegoPolicy", func(n int) string { return "{query: data.a.b, module: " + text(n) + "}" }, mesh.MaxModuleBytes, "more than 524288"},
+		"modules": {"RegoPolicy", func(n int) string { return "{query: data.a.b, modules: " + numbered(n, "{name: a#, source: x}") + "}" }, mesh.MaxModules, "more than 64"},
+		"all modules": {"RegoPolicy", func(n int) string {
+			return "{query: data.a.b, modules: " + numbered(n, "{name: a#, source: "+text(mesh.MaxModuleBytes)+"}") + "}"
+		}, 4, "more than 2097152"},
+		"data":        {"RegoPolicy", func(n int) string { return "{query: data.a.b, module: a, data: {a: " + text(n) + "}}" }, mesh.MaxDataBytes - 15, "more than 1048576"},
+		"limit rules": {"RateLimitPolicy", func(n int) string { return "{local: {rules: " + list(n, rule) + "}}" }, mesh.MaxLimitRules, "more than 256"},
+		"selectors": {"RateLimitPolicy", func(n int) string {
+			return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: " + list(n, "{path: {value: /}}") + "}]}}"
+		}, 8, "more than 8"},
+		"headers": {"RateLimitPolicy", func(n int) string {
+			return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: [{headers: " + list(n, "{name: a, value: b}") + "}]}]}}"
+		}, 16, "more than 16"},
+		"expression": {"RateLimitPolicy", func(n int) string {
+			return "{local: {rules: [{limit: {requests: 1, unit: Second}, clientSelectors: [{path: {type: RegularExpression, value: " + text(n) + "}}]}]}}"
+		}, mesh.MaxRegexBytes, "more than 1024"},
+		"targets": {"RateLimitPolicy", func(n int) string {
+			return "{targetRefs: " + numbered(n, "{kind: Service, name: a#}") + ", local: {rules: [" + rule + "]}}"
+		}, 16, "more than 16"},
 	} {
 		version := "policy.signet.dev/v1alpha1"
 		if c.kind == "RequestAuthentication" {

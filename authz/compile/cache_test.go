@@ -1,7 +1,9 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -52,6 +54,7 @@ func TestCacheAgainstFresh(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			e.audit(t)
 			pair{linear, e}.compare(t, w, r, 40)
 			for _, s := range []set{e.http.audit, e.http.deny, e.http.allow, e.tcp.audit, e.tcp.deny, e.tcp.allow} {
 				if s.index != nil && s.index.edits > 0 {
@@ -118,14 +121,18 @@ func TestCacheLeavesProgramsAlone(t *testing.T) {
 	o := options
 	o.Provider = customs()
 	var policies []*policy
-	for i := range 40 {
+	for i := range 150 {
 		policies = append(policies, w.policy(r, fmt.Sprintf("p%02d", i)))
 	}
 	var was []pair
+	mended := 0
 	for range 20 {
 		e, err := cache.compile(policies, o)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if e.http.deny.index.edits > 0 {
+			mended++
 		}
 		linear, err := build(policies, o, 0)
 		if err != nil {
@@ -135,8 +142,72 @@ func TestCacheLeavesProgramsAlone(t *testing.T) {
 		policies = w.changed(r, policies, map[string]bool{})
 	}
 	for _, p := range was {
-		p.compare(t, w, r, 40)
+		p.compare(t, w, r, 20)
+		p.indexed.audit(t)
 	}
+	if mended < 10 {
+		t.Errorf("only %d of 20 indexes were mended", mended)
+	}
+}
+
+// audit checks that each index files the rules of its set and no others, each where it is found, in order.
+func (e *engine) audit(t *testing.T) {
+	t.Helper()
+	for _, s := range []set{e.http.audit, e.http.deny, e.http.allow, e.tcp.audit, e.tcp.deny, e.tcp.allow} {
+		if s.index == nil {
+			continue
+		}
+		known := make(map[*rule]bool, len(s.rules))
+		for _, r := range s.rules {
+			known[r] = true
+			if !s.index.finds(r) {
+				t.Errorf("%s is not filed where it is looked up", r.ref.ID)
+			}
+		}
+		for _, b := range s.index.buckets() {
+			if !slices.IsSortedFunc(b, func(a, b *rule) int { return cmp.Compare(btoi(b.before(a)), btoi(a.before(b))) }) {
+				t.Errorf("a bucket is not in order")
+			}
+			for _, r := range b {
+				if !known[r] {
+					t.Errorf("%s is filed and not of the set", r.ref.ID)
+				}
+			}
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (x *index) finds(r *rule) bool {
+	return slices.Contains(x.residual, r) || slices.ContainsFunc(r.keySets(), func(s keySet) bool {
+		return !slices.ContainsFunc(s, func(k indexKey) bool { return !slices.Contains(x.lookups[k.dim].bucket(k), r) })
+	})
+}
+
+func (x *index) buckets() [][]*rule {
+	out := [][]*rule{x.residual}
+	var walk func(n *node)
+	walk = func(n *node) {
+		out = append(out, n.rules)
+		for _, e := range n.edges {
+			walk(e.to)
+		}
+	}
+	for _, l := range x.lookups {
+		out = slices.AppendSeq(out, maps.Values(l.exact))
+		for _, tree := range []*radix{l.prefix, l.suffix} {
+			if tree != nil {
+				walk(&tree.root)
+			}
+		}
+	}
+	return out
 }
 
 func TestCacheSeesWhatCounts(t *testing.T) {

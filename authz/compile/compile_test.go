@@ -12,6 +12,7 @@ import (
 
 	"github.com/signet-mesh/signet/authz"
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/mesh"
 )
 
@@ -63,6 +64,7 @@ type call struct {
 	method, host, path, second string
 	remote                     string
 	headers                    fields
+	token                      *jwt.Token
 	tcp                        bool
 }
 
@@ -76,7 +78,7 @@ func (c call) read(t testing.TB) (*authz.Connection, *authz.Request) {
 	if c.tcp {
 		return conn, nil
 	}
-	r := &authz.Request{Method: c.method, Host: c.host, Path: c.path, DecodedPath: c.second, Headers: c.headers}
+	r := &authz.Request{Method: c.method, Host: c.host, Path: c.path, DecodedPath: c.second, Headers: c.headers, Token: c.token}
 	if c.second == "" {
 		r.DecodedPath = c.path
 	}

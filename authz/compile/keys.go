@@ -75,7 +75,7 @@ func (c *clause) keys(d dimension) keySet {
 		case template:
 			k.kind = prefix
 		}
-		if d == byHost && len(p.text) > maxHost || d == byRequestPrincipal && len(p.text) > maxPrincipal {
+		if d == byHost && len(p.text) > maxHost {
 			return nil
 		}
 		out = append(out, k)

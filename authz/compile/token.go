@@ -98,8 +98,8 @@ func claimOf(claims map[string]any, path []string) any {
 	return nil
 }
 
-// spaceDelimited reports whether a string claim is a list of words: scope (RFC 8693, section 4.2) and permission, always so
-// in Istio. An authenticator that knows of others (spaceDelimitedClaims) makes lists of them.
+// spaceDelimited reports whether a string claim is a list of words: scope (RFC 8693, section 4.2) and permission, as always
+// in Istio.
 func spaceDelimited(path []string) bool {
 	return len(path) == 1 && (path[0] == "scope" || path[0] == "permission")
 }

@@ -84,8 +84,12 @@ func (b *build) parsed(o *object, n *reads) {
 		var token object
 		token.text("issuer", t.Issuer)
 		token.text("subject", t.Subject)
-		token.text("principal", t.Principal())
-		token.put("audiences", array(t.Audiences))
+		if k.has("principal") {
+			token.text("principal", t.Principal())
+		}
+		if k.has("audiences") {
+			token.put("audiences", array(t.Audiences))
+		}
 		if k.has("claims") {
 			token.put("claims", ast.NewTerm(prune(k.at("claims"), t.Claims)))
 		}
@@ -97,8 +101,13 @@ func (b *build) attributes(n *reads) *ast.Term {
 	var o object
 	if n.has("source") {
 		var source object
-		source.put("address", address(b.c.SourceIP, 0))
-		source.text("principal", principal(b.c))
+		k := n.at("source")
+		if k.has("address") {
+			source.put("address", address(b.c.SourceIP, 0))
+		}
+		if k.has("principal") {
+			source.text("principal", principal(b.c))
+		}
 		o.put("source", source.term())
 	}
 	if n.has("destination") {
@@ -133,10 +142,13 @@ func (b *build) attributes(n *reads) *ast.Term {
 
 func (b *build) http(n *reads) *ast.Term {
 	var o object
-	o.text("method", b.r.Method)
-	o.text("host", b.r.Host)
-	o.text("scheme", scheme(b.c))
-	o.text("protocol", protocol(b.r))
+	for _, m := range [...]struct{ key, value string }{
+		{"method", b.r.Method}, {"host", b.r.Host}, {"scheme", scheme(b.c)}, {"protocol", protocol(b.r)},
+	} {
+		if n.has(m.key) {
+			o.text(m.key, m.value)
+		}
+	}
 	if n.has("path") {
 		o.text("path", target(b.r, b.decoded))
 	}
@@ -191,13 +203,35 @@ func address(ip netip.Addr, port uint16) *ast.Term {
 type object struct{ members [][2]*ast.Term }
 
 func (o *object) put(key string, value *ast.Term) {
-	o.members = append(o.members, [2]*ast.Term{ast.InternedTerm(key), value})
+	o.members = append(o.members, [2]*ast.Term{word(key), value})
 }
 
 func (o *object) text(key, value string) {
 	if value != "" {
-		o.put(key, ast.StringTerm(strings.Clone(value)))
+		o.put(key, word(value))
 	}
+}
+
+// words are terms of what every input is made of. Never changed.
+var words = func() map[string]*ast.Term {
+	out := map[string]*ast.Term{}
+	for _, w := range []string{
+		"attributes", "source", "destination", "address", "socketAddress", "portValue", "principal", "request", "http", "method",
+		"path", "host", "scheme", "protocol", "headers", "parsed_path", "parsed_query", "parsed_body", "truncated_body",
+		"source_principal", "token", "issuer", "subject", "audiences", "claims", "authorization", "content-type", ":method",
+		":path", ":authority", ":scheme", "https", "HTTP/1.0", "HTTP/1.1", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
+	} {
+		out[w] = ast.StringTerm(w)
+	}
+	return out
+}()
+
+// word is a string as a term; its memory is not the request's.
+func word(s string) *ast.Term {
+	if t := words[s]; t != nil {
+		return t
+	}
+	return ast.StringTerm(strings.Clone(s))
 }
 
 func (o *object) term() *ast.Term { return ast.NewTerm(ast.NewObject(o.members...)) }
@@ -205,7 +239,7 @@ func (o *object) term() *ast.Term { return ast.NewTerm(ast.NewObject(o.members..
 func array(values []string) *ast.Term {
 	terms := make([]*ast.Term, len(values))
 	for i, v := range values {
-		terms[i] = ast.StringTerm(strings.Clone(v))
+		terms[i] = word(v)
 	}
 	return ast.ArrayTerm(terms...)
 }

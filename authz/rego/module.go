@@ -74,7 +74,7 @@ func (m *material) parse() (map[string]*ast.Module, error) {
 		}
 		module, err := parseModule(s)
 		if err != nil {
-			return nil, opaError(m.sources, err)
+			return nil, opaError(m.sources, s.field, err)
 		}
 		out[s.name] = module
 	}

@@ -110,7 +110,7 @@ func (b *build) headers(n *reads) *ast.Term {
 	var o object
 	put := func(name string) {
 		if value, ok := header(b.c, b.r, name, b.decoded); ok {
-			o.put(strings.Clone(name), ast.StringTerm(strings.Clone(value)))
+			o.put(name, word(value))
 		}
 	}
 	if !n.all {

@@ -129,10 +129,13 @@ func (s *snapshot) ask(query ast.Ref) error {
 }
 
 // opaError turns an error of OPA's parser into one that names the field.
-func opaError(sources []source, err error) error {
+func opaError(sources []source, field string, err error) error {
 	var many ast.Errors
 	if errors.As(err, &many) {
 		return opaFaults(sources, nil, many)
 	}
-	return err
+	if named, _ := Field(err); named != "" {
+		return err
+	}
+	return &fault{field: field, cause: err}
 }

@@ -60,7 +60,8 @@ func TestSelectors(t *testing.T) {
 		{`{"path":{"type":"Exact","value":"/each"}}`, "GET /%65ach|/each", nil, true},
 		{`{"path":{"type":"RegularExpression","value":"/v[0-9]+/.*"}}`, "GET /v12/x", nil, true},
 		{`{"path":{"type":"RegularExpression","value":"/v[0-9]+"}}`, "GET /v12/x", nil, false},
-		{`{"path":{"type":"RegularExpression","value":"/a|/b"}}`, "GET /bc", nil, false},
+		{`{"path":{"type":"RegularExpression","value":"/a|/b"}}`, "GET /ac", nil, false},
+		{`{"path":{"type":"RegularExpression","value":"/a|/b"}}`, "GET /x/b", nil, false},
 		// methods are ORed.
 		{`{"methods":[{"value":"GET"},{"value":"POST"}]}`, "POST /", nil, true},
 		{`{"methods":[{"value":"GET"},{"value":"POST"}]}`, "HEAD /", nil, false},
@@ -196,6 +197,7 @@ func TestKeys(t *testing.T) {
 		{`{"sourceCIDR":{"type":"Distinct","value":"2001:db8::/64"}}`, at("2001:db8::1"), at("2001:db8::2"), false},
 		{byTwo, with("a", "a_b", "b", "c"), with("a", "a", "b", "b_c"), false},
 		{byTwo, with("a", "ab", "b", "c"), with("a", "a", "b", "bc"), false},
+		{byTwo, with("a", "xv", "b", "y"), with("a", "x", "b", "vy"), false},
 		{byTwo, with("a", "", "b", "x"), with("a", "x", "b", ""), false},
 		{byTwo, with("a", "1", "b", "2"), with("b", "2", "a", "1"), true},
 		{byTwo, with("a", "1", "a", "2", "b", "3"), with("a", "7", "a", "8", "b", "3"), true}, // repeated values share one key

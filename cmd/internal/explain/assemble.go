@@ -135,5 +135,5 @@ func (r *RouteAnswer) instead(to string) string {
 	case outcomeNotHTTP:
 		does = "has no HTTP route for it"
 	}
-	return fmt.Sprintf("this request does not reach %s: the sidecar of %s %s; below is what %s would decide if it did", to, r.Workload, does, to)
+	return fmt.Sprintf("this request does not reach %s: the sidecar of %s %s; the decision is what it would be if it did", to, r.Workload, does)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/authz/rego"
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/dir"
@@ -160,7 +161,7 @@ func (m *Mesh) At(name string) (*At, error) {
 	return a, nil
 }
 
-// atView compiles a view. What is not in files is not asked: external authorizers, and RegoPolicies from a bundle.
+// atView compiles a view. What is not in files is not asked: external authorizers, and RegoPolicies that reach out.
 func atView(v *mesh.View, parts compile.Parts) (*At, error) {
 	w, err := compile.Compile(v, parts)
 	if err != nil {
@@ -168,7 +169,7 @@ func atView(v *mesh.View, parts compile.Parts) (*At, error) {
 	}
 	a := &At{Workload: w, Judge: judge.New(w.Settings, w.Program, w.Tokens)}
 	a.Ask = func(c *authz.Custom) bool {
-		return c.Authority == nil || c.Ref.Kind == mesh.KindRegoPolicy && !bundled(v, c.Ref)
+		return c.Authority == nil || c.Ref.Kind == mesh.KindRegoPolicy && !reaches(v, c.Ref)
 	}
 	for _, r := range v.RequestAuthentication {
 		for _, j := range r.Spec.GetJwtRules() {
@@ -178,9 +179,14 @@ func atView(v *mesh.View, parts compile.Parts) (*At, error) {
 	return a, nil
 }
 
-func bundled(v *mesh.View, ref *authz.RuleRef) bool {
+// reaches reports whether a RegoPolicy comes from a bundle, or uses what an operator must allow, such as http.send.
+func reaches(v *mesh.View, ref *authz.RuleRef) bool {
 	return slices.ContainsFunc(v.Rego, func(p *mesh.Typed[*policy.RegoPolicy]) bool {
-		return p.Namespace == ref.Namespace && p.Name == ref.Policy && p.Spec.GetBundle() != nil
+		if p.Namespace != ref.Namespace || p.Name != ref.Policy {
+			return false
+		}
+		_, err := rego.New(rego.Config{Namespace: p.Namespace, Name: p.Name, Spec: p.Spec})
+		return err != nil || p.Spec.GetBundle() != nil
 	})
 }
 

@@ -60,28 +60,62 @@ type needKey struct {
 	method    string
 }
 
-// Suggest writes the least-privilege AuthorizationPolicies that recorded traffic needs.
+// Suggest writes the least-privilege AuthorizationPolicies that recorded traffic needs. What it writes is judged by the
+// traffic itself: a request that would be denied all the same is named as left out.
 func Suggest(ctx context.Context, t *Traffic, o SuggestOptions) (*Suggestion, error) {
 	if o.Values <= 0 {
 		o.Values = 10
 	}
-	out := &Suggestion{}
+	w := &writer{t: t, o: o, decoded: map[shape]bool{}, hopeless: map[shape]bool{}}
+	for range 2 {
+		s, err := w.write(ctx)
+		if err != nil {
+			return nil, err
+		}
+		denied, err := w.denied(ctx, s.YAML)
+		if err != nil || len(denied) == 0 {
+			return s, err
+		}
+		for _, x := range denied {
+			w.hopeless[x] = w.decoded[x] // once more with the other reading of its path
+			w.decoded[x] = true
+		}
+	}
+	return w.write(ctx)
+}
+
+// writer is the state of one Suggest.
+type writer struct {
+	t *Traffic
+	o SuggestOptions
+	// decoded are the shapes whose path must be allowed in both readings, hopeless those that are denied even so.
+	decoded, hopeless map[shape]bool
+	wanted            []shape
+}
+
+func (w *writer) write(ctx context.Context) (*Suggestion, error) {
+	out, t := &Suggestion{}, w.t
 	left := reasons{}
-	maps.Copy(left, t.passed)
+	for reason, u := range t.passed {
+		left[reason] = u
+	}
 	targets := map[string]*target{}
+	w.wanted = w.wanted[:0]
 	for x, n := range t.counts {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if reason := t.want(targets, &x); reason != "" {
+		if reason := w.want(targets, &x); reason != "" {
 			left.add(n, strings.TrimSpace(fmt.Sprintf("%s %s from %s to %s", x.method, x.path, x.who(), x.whom())), "%s", reason)
+		} else {
+			w.wanted = append(w.wanted, x)
 		}
 	}
 	var docs [][]byte
 	spoken := map[string]bool{}
 	for _, key := range slices.Sorted(maps.Keys(targets)) {
 		g := targets[key]
-		doc, err := g.policy(o)
+		doc, err := g.policy(w.o)
 		if err != nil {
 			return nil, err
 		}
@@ -90,28 +124,49 @@ func Suggest(ctx context.Context, t *Traffic, o SuggestOptions) (*Suggestion, er
 			spoken[name] = true
 		}
 	}
-	for _, w := range t.mesh.snapshot.Workloads() {
-		if name := w.Namespace + "/" + w.Name; !spoken[name] && !w.ID.IsZero() {
+	for _, l := range t.mesh.snapshot.Workloads() {
+		if name := l.Namespace + "/" + l.Name; !spoken[name] && !l.ID.IsZero() {
 			out.Silent = append(out.Silent, name)
 		}
 	}
 	out.Policies, out.LeftOut = len(docs), left.list()
 	out.YAML = append(out.comments(t), bytes.Join(docs, []byte("---\n"))...)
-	return out, t.check(out.YAML)
+	return out, nil
 }
 
-// check judges what was written as `signet validate` does: nothing that would be refused is given out.
-func (t *Traffic) check(text []byte) error {
-	_, problems := mesh.Parse("suggestion", text, mesh.ParseOptions{TrustDomain: t.mesh.trustDomain})
-	if refused := mesh.Refusals(problems); len(refused) > 0 {
-		return fmt.Errorf("writing policies: %w", &refused[0])
+// denied are the shapes that policies were written for and which they deny. What `signet validate` would refuse of them is
+// an error.
+func (w *writer) denied(ctx context.Context, text []byte) ([]shape, error) {
+	objects, problems := mesh.Parse("suggestion", text, mesh.ParseOptions{TrustDomain: w.t.mesh.trustDomain})
+	for _, o := range w.t.mesh.snapshot.Objects() {
+		if o.Kind != mesh.KindAuthorizationPolicy && o.Group != mesh.GroupInternal {
+			objects = append(objects, o)
+		}
 	}
-	return nil
+	m, err := build("suggestion", w.t.mesh.trustDomain, objects, problems)
+	if err != nil {
+		return nil, err
+	}
+	var out []shape
+	rs := map[string]*replayer{}
+	for _, x := range w.wanted {
+		o, _, err := replay(ctx, rs, m, &x)
+		if err != nil {
+			return nil, err
+		}
+		if o.decision != Allow {
+			out = append(out, x)
+		}
+	}
+	return out, nil
 }
 
 // want adds one shape to what its server must allow; reason is why it is left out.
-func (t *Traffic) want(targets map[string]*target, x *shape) (reason string) {
+func (w *writer) want(targets map[string]*target, x *shape) (reason string) {
+	t := w.t
 	switch {
+	case w.hopeless[*x]:
+		return "no pattern of a policy allows it as it was recorded"
 	case x.recorded.decision != Allow:
 		return "it was denied"
 	case x.from == "":
@@ -137,7 +192,7 @@ func (t *Traffic) want(targets map[string]*target, x *shape) (reason string) {
 		g.tcp[needKey{id.Principal(), x.port, ""}] = true
 		return ""
 	}
-	readings, reason := x.readings(&at.Judge)
+	readings, reason := x.readings(&at.Judge, w.decoded[*x])
 	if reason != "" {
 		return reason
 	}
@@ -151,8 +206,8 @@ func (t *Traffic) want(targets map[string]*target, x *shape) (reason string) {
 	return ""
 }
 
-// readings are the forms of the path that an ALLOW rule must match: the canonical one, and the decoded one.
-func (x *shape) readings(j *judge.Judge) ([]string, string) {
+// readings are the forms of the path that an ALLOW rule must match: the canonical one, and with both also the decoded one.
+func (x *shape) readings(j *judge.Judge, both bool) ([]string, string) {
 	if !strings.HasPrefix(x.path, "/") {
 		return nil, "its target is no path"
 	}
@@ -161,7 +216,7 @@ func (x *shape) readings(j *judge.Judge) ([]string, string) {
 	switch {
 	case f != nil:
 		return nil, "its path can't be read"
-	case decoded == "" || decoded == canonical:
+	case !both || decoded == "" || decoded == canonical:
 		return []string{strings.Clone(canonical)}, ""
 	}
 	return []string{strings.Clone(canonical), strings.Clone(decoded)}, ""

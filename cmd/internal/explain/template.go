@@ -3,6 +3,7 @@ package explain
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // anyValue is one segment of a path template of AuthorizationPolicy.
@@ -103,8 +104,10 @@ func (p *pathSet) replace(names []string) {
 	p.children[anyValue] = into
 }
 
-// literal reports whether a segment means itself in a policy's paths.
-func literal(segment string) bool { return !strings.ContainsAny(segment, "*{}") }
+// literal reports whether a segment can be written into a policy's paths and means itself there.
+func literal(segment string) bool {
+	return !strings.ContainsAny(segment, "*{}") && utf8.ValidString(segment) && Printable(segment) == segment
+}
 
 // list are the templates, sorted.
 func (p *pathSet) list() []string {

@@ -24,7 +24,8 @@ type provider struct {
 	client *http.Client
 }
 
-func openID(t *testing.T, flags ...string) *provider {
+// openIDProgram builds test/oidc.
+func openIDProgram(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "oidc")
 	build := exec.CommandContext(t.Context(), "go", "build", "-C", "../../../test/oidc", "-o", program, ".")
@@ -32,6 +33,11 @@ func openID(t *testing.T, flags ...string) *provider {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building test/oidc: %v\n%s", err, out)
 	}
+	return program
+}
+
+func openID(t *testing.T, program string, flags ...string) *provider {
+	t.Helper()
 	server := exec.CommandContext(t.Context(), program, flags...)
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
@@ -121,9 +127,10 @@ func (h header) HeaderValue(name string, from int) (string, int, bool) {
 
 // TestOpenID verifies what a real provider issues, found by discovery, over a rotation of its keys.
 func TestOpenID(t *testing.T) {
+	program := openIDProgram(t)
 	for _, algorithm := range []string{"ES256", "RS256"} {
 		t.Run(algorithm, func(t *testing.T) {
-			p := openID(t, "-alg", algorithm)
+			p := openID(t, program, "-alg", algorithm)
 			keys, _ := start(t, jwks.Config{Issuer: p.issuer}, 0, 10*time.Second)
 			a := jwt.New([]jwt.Rule{{Issuer: p.issuer, Audiences: []string{"shop", "kitchen"}, Keys: keys, ClaimHeaders: []jwt.ClaimHeader{{Header: "x-role", Claim: "realm.role"}}}})
 			ask := func(token string) (*jwt.Token, string, []jwt.Field) {
@@ -160,7 +167,7 @@ func TestOpenID(t *testing.T) {
 				t.Errorf("by a key that is gone: %q, want %q", reason, jwt.UnknownKey)
 			}
 			// Another provider's token is worth nothing here.
-			stranger := openID(t, "-alg", algorithm)
+			stranger := openID(t, program, "-alg", algorithm)
 			if _, reason, _ := ask(stranger.access(t, "alice", "shop", "")); reason != jwt.UnknownIssuer {
 				t.Errorf("a stranger's: %q", reason)
 			}

@@ -27,7 +27,7 @@ const (
 )
 
 const (
-	callTimeout = 250 * time.Millisecond // one round trip, in the background
+	callTimeout = 500 * time.Millisecond // one round trip, in the background; no request waits for it
 	dialTimeout = time.Second
 	connections = 6 // to one server: those of the workers, the heartbeat's and one to spare
 )

@@ -59,8 +59,8 @@ func (l *Leases) ask(ctx context.Context, b *limit.Bucket, key limit.Key) (limit
 // look takes a token if there is one, else says why not, and sees to it that a call is on its way if one may be.
 func (l *Leases) look(e *lease) (limit.Grant, answer, chan struct{}, uint64) {
 	e.touched.Store(true)
-	if e.left.Load() <= 0 && l.now() < e.quietUntil.Load() {
-		return l.refused(e), decided, nil, 0
+	if g, ok := l.held(e); ok {
+		return g, decided, nil, 0
 	}
 	if state(l.state.Load()) != up {
 		return limit.Grant{}, away, nil, 0
@@ -91,7 +91,7 @@ func (l *Leases) late(e *lease, before uint64) (limit.Grant, bool) {
 	heard := e.heard
 	e.mu.Unlock()
 	if heard != before {
-		return l.refused(e), true
+		return e.refused(l.now()), true
 	}
 	l.slow.Store(true)
 	return limit.Grant{}, false
@@ -120,8 +120,8 @@ func (l *Leases) order(e *lease) bool {
 
 // What makes a batch grow and shrink: calls that follow each other faster than the one, slower than the other.
 const (
-	growBelow   = 50 * time.Millisecond
-	shrinkAbove = 400 * time.Millisecond
+	growBelow   = 100 * time.Millisecond
+	shrinkAbove = 800 * time.Millisecond
 )
 
 // size fits the batch to how fast it was used. A lease of one token is not topped up in the background: a key that is asked

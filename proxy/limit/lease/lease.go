@@ -72,13 +72,12 @@ func New(cfg Config) (*Leases, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Leases{cfg: cfg, options: options, start: cfg.Now(), queue: make(chan order, queueLength), since: cfg.Now()}
+	l := &Leases{cfg: cfg, options: options, queue: make(chan order, queueLength)}
+	l.start = l.clock()
+	l.since = l.start
 	l.table.seed = maphash.MakeSeed()
 	l.replicas.Store(1)
 	return l, nil
@@ -86,8 +85,20 @@ func New(cfg Config) (*Leases, error) {
 
 var _ limit.Store = (*Leases)(nil)
 
-// now is the time since New, in ns.
-func (l *Leases) now() int64 { return int64(l.cfg.Now().Sub(l.start)) }
+func (l *Leases) clock() time.Time {
+	if l.cfg.Now != nil {
+		return l.cfg.Now()
+	}
+	return time.Now()
+}
+
+// now is the time since New, in ns. The monotonic clock alone costs half as much as both.
+func (l *Leases) now() int64 {
+	if l.cfg.Now != nil {
+		return int64(l.cfg.Now().Sub(l.start))
+	}
+	return int64(time.Since(l.start))
+}
 
 // Replicas is how many proxies share the store, this one included, as last heard; at least 1.
 func (l *Leases) Replicas() int { return int(l.replicas.Load()) }
@@ -102,6 +113,9 @@ func (l *Leases) Take(ctx context.Context, b *limit.Bucket, key limit.Key) (limi
 				l.top(e)
 			}
 			return l.allowed(e, left), true
+		}
+		if g, ok := l.held(e); ok {
+			return g, true
 		}
 	}
 	return l.ask(ctx, b, key)
@@ -136,17 +150,30 @@ func (l *Leases) top(e *lease) {
 func (l *Leases) allowed(e *lease, left int64) limit.Grant {
 	left += e.beyond.Load()
 	if e.Calendar != 0 {
-		return limit.Grant{Allowed: true, Remaining: uint32(min(left, int64(e.Requests))), Reset: l.until(&e.resetAt)}
+		return limit.Grant{Allowed: true, Remaining: uint32(min(left, int64(e.Requests))), Reset: max(time.Duration(e.resetAt.Load()-l.now()), 0)}
 	}
 	left = min(left, int64(e.Burst))
 	missing := float64(int64(e.Burst)-left) / float64(e.Requests) // of a period
 	return limit.Grant{Allowed: true, Remaining: uint32(left), Reset: time.Duration(min(missing*float64(e.Period), maxReset))}
 }
 
-func (l *Leases) refused(e *lease) limit.Grant {
-	return limit.Grant{Retry: max(l.until(&e.retryAt), l.until(&e.quietUntil), time.Millisecond), Reset: l.until(&e.resetAt)}
+// held refuses while the last refusal stands. Of a limit that has a new token every few milliseconds, it stands a little
+// longer while Redis is asked again: under a flood nobody need wait to be refused.
+func (l *Leases) held(e *lease) (limit.Grant, bool) {
+	now := l.now()
+	if e.left.Load() > 0 || now >= e.staleUntil.Load() {
+		return limit.Grant{}, false
+	}
+	if !e.touched.Load() {
+		e.touched.Store(true)
+	}
+	if now >= e.quietUntil.Load() && !e.pending.Load() {
+		l.top(e)
+	}
+	return e.refused(now), true
 }
 
-func (l *Leases) until(at *atomic.Int64) time.Duration {
-	return time.Duration(max(at.Load()-l.now(), 0))
+func (e *lease) refused(now int64) limit.Grant {
+	retry := max(e.retryAt.Load(), e.quietUntil.Load()) - now
+	return limit.Grant{Retry: max(time.Duration(retry), time.Millisecond), Reset: max(time.Duration(e.resetAt.Load()-now), 0)}
 }

@@ -37,7 +37,7 @@ func outage(t *testing.T, p *proxy, b *limit.Bucket) {
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
-	if waited > 10 { // one, and what else a busy machine makes of it
+	if waited > 30 { // one, and what else a busy machine makes of it
 		t.Errorf("%d requests waited before it was known", waited)
 	}
 	began := time.Now()
@@ -87,7 +87,7 @@ func TestOutages(t *testing.T) {
 		name, says  string
 		break_, fix func(*testing.T, *server)
 	}{
-		{"hangs", "no answer within 250ms", func(_ *testing.T, s *server) { s.signal(syscall.SIGSTOP) }, func(_ *testing.T, s *server) { s.signal(syscall.SIGCONT) }},
+		{"hangs", "no answer within 500ms", func(_ *testing.T, s *server) { s.signal(syscall.SIGSTOP) }, func(_ *testing.T, s *server) { s.signal(syscall.SIGCONT) }},
 		{"dies", "", func(_ *testing.T, s *server) { s.kill() }, func(_ *testing.T, s *server) { s.start() }},
 		{"becomes a replica", "", do("REPLICAOF", "127.0.0.1", "1"), do("REPLICAOF", "NO", "ONE")},
 		{"is full", "OOM", do("CONFIG", "SET", "maxmemory", "1"), do("CONFIG", "SET", "maxmemory", "0")},

@@ -27,8 +27,9 @@ type lease struct {
 	waiting atomic.Int64 // requests that wait for it
 	touched atomic.Bool  // somebody asked and there was no token, since the last sweep
 
-	// In ns since New: no call before, no token before, as new after (the end of the window of a quota).
-	quietUntil, retryAt, resetAt atomic.Int64
+	// In ns since New: no call before, refused until (not before quietUntil), no token before, as new after (the end of the
+	// window of a quota).
+	quietUntil, staleUntil, retryAt, resetAt atomic.Int64
 
 	mu     sync.Mutex
 	ready  chan struct{} // closed when the pending call has ended; guarded by mu, like all that follows

@@ -106,8 +106,8 @@ func TestCluster(t *testing.T) {
 		p := run(t, "one", &policy.RateLimitStore{Url: url})
 		p.is(t, up, 1)
 		for i := range 64 {
-			if g, ok := p.Take(t.Context(), rate(1, 1, time.Hour), limit.Key{byte(i), byte(len(url))}); !ok || !g.Allowed {
-				t.Fatalf("key %d: %+v, %v", i, g, ok)
+			if g := p.sure(t, rate(1, 1, time.Hour), limit.Key{byte(i), byte(len(url))}); !g.Allowed {
+				t.Fatalf("key %d: %+v", i, g)
 			}
 		}
 		p.end()

@@ -125,7 +125,12 @@ func (l *Leases) credit(e *lease, r reply) {
 	e.resetAt.Store(now + int64(r.reset))
 	e.retryAt.Store(now + int64(r.retry))
 	if r.given == 0 || r.given < e.sent && e.Calendar == 0 {
-		e.quietUntil.Store(now + int64(e.hold(r.retry)))
+		quiet := now + int64(e.hold(r.retry))
+		e.quietUntil.Store(quiet)
+		if r.retry > 0 && r.retry < holdMin {
+			quiet += int64(holdMin)
+		}
+		e.staleUntil.Store(quiet)
 	}
 	e.left.Add(r.given)
 }
@@ -137,7 +142,7 @@ func (l *Leases) failed(err error) {
 	defer l.mu.Unlock()
 	l.err = text
 	if l.state.CompareAndSwap(int32(up), int32(lost)) || l.state.CompareAndSwap(int32(starting), int32(lost)) {
-		l.since = l.cfg.Now()
+		l.since = l.clock()
 		l.cfg.Log.Warn("the store of global limits is away", "error", text, "address", l.options.Addrs[0])
 	}
 }
@@ -151,7 +156,7 @@ func (l *Leases) recovered() {
 		return
 	}
 	l.slow.Store(false)
-	gone := l.cfg.Now().Sub(l.since)
-	l.err, l.since = "", l.cfg.Now()
+	gone := l.clock().Sub(l.since)
+	l.err, l.since = "", l.clock()
 	l.cfg.Log.Info("the store of global limits is there", "address", l.options.Addrs[0], "proxies", l.Replicas(), "after", gone.Round(time.Millisecond))
 }

@@ -52,7 +52,7 @@ func newTest() *cobra.Command {
 		Args:              cli.Args(cobra.ExactArgs(1)),
 		ValidArgsFunction: cli.Directories,
 		RunE: func(c *cobra.Command, a []string) error {
-			if _, err := cli.StateDir("/", trustDomain); err != nil {
+			if err := checkTrustDomain(trustDomain); err != nil {
 				return err
 			}
 			m, cases, err := explain.LoadCases(a[0], trustDomain, files)
@@ -75,7 +75,7 @@ func newTest() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&trustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
+	addTrustDomain(c, &trustDomain)
 	f.StringArrayVar(&files, "cases", nil, "further file of cases; may be repeated")
 	f.StringVar(&junit, "junit", "", "file that takes a report as JUnit's XML")
 	return c

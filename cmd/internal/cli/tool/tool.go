@@ -33,7 +33,7 @@ Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or
 	plane.Use, plane.Hidden = up.RoleControl+" DIR", true
 	proxy := sidecar.Command()
 	proxy.Use, proxy.Hidden = up.RoleSidecar, true
-	root.AddCommand(newUp(), newStatus(), newValidate(), newCA(), cli.NewVersion(), plane, proxy, newProgram())
+	root.AddCommand(newUp(), newStatus(), newValidate(), newWhy(), newTest(), newSimulate(), newSuggest(), newTop(), newCA(), cli.NewVersion(), plane, proxy, newProgram())
 	return root
 }
 

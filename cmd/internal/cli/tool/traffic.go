@@ -36,8 +36,8 @@ func (t *trafficFlags) add(c *cobra.Command, dir string) {
 	f := c.Flags()
 	f.StringVarP(&t.dir, "file", "f", "", dir+" (required)")
 	f.StringArrayVar(&t.logs, "log", nil, "access log in JSON, - for standard input; may be repeated (required)")
-	f.StringVar(&t.to, "to", "", "NAMESPACE/WORKLOAD that recorded lines which name no workload")
-	f.StringVar(&t.trustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
+	f.StringVar(&t.to, "to", "", "NAMESPACE/WORKLOAD that recorded the lines that name no workload")
+	addTrustDomain(c, &t.trustDomain)
 	_ = c.MarkFlagDirname("file")
 }
 

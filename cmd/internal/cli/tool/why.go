@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -41,10 +42,32 @@ type where struct {
 	admin                   []string
 }
 
-// flags of the running sidecars.
+// addTrustDomain adds the flag that all of these commands have.
+func addTrustDomain(c *cobra.Command, into *string) {
+	c.Flags().StringVar(into, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
+}
+
+func checkTrustDomain(name string) error {
+	_, err := cli.StateDir("/", name) // judges the name
+	return err
+}
+
+// loadDir reads a directory that must stand.
+func loadDir(dir, trustDomain string) (*explain.Mesh, error) {
+	if err := checkTrustDomain(trustDomain); err != nil {
+		return nil, err
+	}
+	m, err := explain.Load(dir, trustDomain)
+	if err != nil {
+		return nil, cli.Mistake(err)
+	}
+	return m, nil
+}
+
+// sidecars adds the flags that find running sidecars.
 func (w *where) sidecars(c *cobra.Command) {
+	addTrustDomain(c, &w.trustDomain)
 	f := c.Flags()
-	f.StringVar(&w.trustDomain, "trust-domain", "cluster.local", "trust domain of all SPIFFE IDs")
 	f.StringVar(&w.state, "state", "", "state directory that 'signet up' was given (default $XDG_STATE_HOME/signet/TRUST-DOMAIN)")
 	f.StringArrayVar(&w.admin, "admin", nil, "admin socket to ask instead of those found; may be repeated")
 }
@@ -88,14 +111,23 @@ func (w *where) runDirs() ([]string, error) {
 	return append(dirs, shortDirs()...), nil
 }
 
-// shortDirs are those that `signet up` makes where the state directory is too deep for the path of a socket. Only this
-// user can enter them.
+// shortDirs are those that `signet up` makes where the state directory is too deep for the path of a socket. Everybody may
+// make one in a place for temporary files: only those that nobody but this user can enter count.
 func shortDirs() []string {
 	var out []string
 	for _, parent := range []string{os.TempDir(), "/tmp"} {
 		found, err := filepath.Glob(filepath.Join(parent, "signet-*"))
-		if err == nil {
-			out = append(out, found...)
+		if err != nil {
+			continue
+		}
+		for _, d := range found {
+			st, err := os.Lstat(d)
+			if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 != 0 {
+				continue
+			}
+			if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) == os.Getuid() {
+				out = append(out, d)
+			}
 		}
 	}
 	return out
@@ -182,18 +214,6 @@ func (w *where) why(c *cobra.Command, q *explain.Question) (*explain.Answer, err
 		return nil, cli.Mistake(err)
 	}
 	return a, nil
-}
-
-// loadDir reads a directory that must stand.
-func loadDir(dir, trustDomain string) (*explain.Mesh, error) {
-	if _, err := cli.StateDir("/", trustDomain); err != nil {
-		return nil, err
-	}
-	m, err := explain.Load(dir, trustDomain)
-	if err != nil {
-		return nil, cli.Mistake(err)
-	}
-	return m, nil
 }
 
 // completeQuestion reads what flags name.
