@@ -102,7 +102,7 @@ spec: {targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: web}]
 apiVersion: policy.signet.dev/v1alpha1
 kind: RateLimitPolicy
 metadata: {name: workload, namespace: data}
-spec: {targetRefs: [{group: networking.istio.io, kind: WorkloadEntry, name: old}, {group: networking.istio.io, kind: WorkloadEntry, name: db}], local: {rules: [{limit: {requests: 1, unit: Second}}]}}
+spec: {targetRefs: [{group: networking.istio.io, kind: WorkloadEntry, name: web}, {group: networking.istio.io, kind: WorkloadEntry, name: db}], local: {rules: [{limit: {requests: 1, unit: Second}}]}}
 ---
 apiVersion: policy.signet.dev/v1alpha1
 kind: RateLimitPolicy

@@ -115,7 +115,7 @@ func (c *Cache) translate(p *mesh.Typed[*security.AuthorizationPolicy]) (*transl
 	}
 	if read.dryRun && read.action != security.AuthorizationPolicy_CUSTOM {
 		read.alone = newRuleSet([]*translated{read}, c.threshold)
-		read.whole = authz.NewRuleRef(p.Namespace, p.Name, -1)
+		read.whole = refOf(&p.Meta, -1)
 	}
 	if c.kept != nil && !twice {
 		c.kept[p.Key] = &entry{p.Spec, read, c.generation}

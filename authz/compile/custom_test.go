@@ -163,6 +163,11 @@ func TestDryRun(t *testing.T) {
 			}
 		}
 		conn, req := call{path: "/a"}.read(t)
+		// In doubt (the decoded path is another) DENY matches and ALLOW doesn't.
+		conn, doubt := call{path: "/a", second: "/b"}.read(t)
+		if s := e.DryRun(nil, conn, doubt); !s[1].Denied || !s[3].Denied || s[2].Rule.Rule != 0 {
+			t.Errorf("%s: in doubt: %+v", name, s)
+		}
 		room := make([]authz.Shadow, 0, 8)
 		if n := testing.AllocsPerRun(100, func() { e.DryRun(room, conn, req); e.DryRun(room, conn, nil) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)

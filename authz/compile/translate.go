@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -47,8 +48,13 @@ func (t *translator) translate() (*translated, error) {
 	return out, nil
 }
 
+// refOf names a rule. What stands in for another kind (a RequestAuthentication that was refused) keeps that kind's name.
+func refOf(m *mesh.Meta, rule int) *authz.RuleRef {
+	return authz.NewRef(cmp.Or(m.Kind, mesh.KindAuthorizationPolicy), m.Namespace, m.Name, rule)
+}
+
 func (t *translator) rule(r *security.Rule, index int) (*rule, error) {
-	out := &rule{ref: authz.NewRuleRef(t.policy.Namespace, t.policy.Name, index)}
+	out := &rule{ref: refOf(&t.policy.Meta, index)}
 	out.from, out.to = slices.Grow(out.from, len(r.GetFrom())), slices.Grow(out.to, len(r.GetTo()))
 	for i, from := range r.GetFrom() {
 		fields := source(from.GetSource())

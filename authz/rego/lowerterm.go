@@ -65,13 +65,7 @@ func (l *lowering) composite(of []*ast.Term, next func() (yield, error), build f
 				}
 				out[i] = ast.NewTerm(v)
 			}
-			c := constants{left: maxSteps}
-			v, err := c.of(build(out))
-			if err != nil {
-				f.bail = true
-				return true
-			}
-			return y(f, v)
+			return y(f, value{kind: built, p: build(out)})
 		}, err
 	})
 }
@@ -144,7 +138,7 @@ func (l *lowering) matchArray(of []*ast.Term, next func() (cont, error)) (yield,
 	k, err := from(0)
 	n := len(of)
 	return func(f *frame, v value) bool {
-		if v.kind == node {
+		if v.kind == node || v.kind == built {
 			f.bail = true
 			return true
 		}
@@ -305,7 +299,7 @@ func (l *lowering) key(t *ast.Term) (unit, error) {
 
 // iterable reports whether every may run over a value.
 func (f *frame) iterable(v value) bool {
-	if v.kind == node {
+	if v.kind == node || v.kind == built {
 		f.bail = true
 	}
 	return v.kind == constant || v.kind == claim || v.kind == audiences || v.kind == path
@@ -319,7 +313,7 @@ func iterate(f *frame, v value, key, elem int, k cont) bool {
 		return f.bail || k(f)
 	}
 	switch v.kind {
-	case node:
+	case node, built:
 		f.bail = true
 		return true
 	case constant:

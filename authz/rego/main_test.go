@@ -67,6 +67,7 @@ func peer(t testing.TB, account string) *authz.Connection {
 // baseData is the base document of the policies in testdata.
 const baseData = `{
 	"principals": ["spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/app"],
+	"methods": {"get": {"ok": false}, "head": {"ok": 1}, "delete": true},
 	"roles": {
 		"spiffe://cluster.local/ns/shop/sa/boss": ["admin", "reader"],
 		"spiffe://cluster.local/ns/shop/sa/app": ["reader"],
@@ -153,16 +154,17 @@ func (d dice) request() *authz.Request {
 	}
 	var h fields
 	for range d.IntN(4) {
-		h = append(h, d.of("x-tier", "authorization", "x-tier", "content-type", "x-other"), d.of("gold", "free", "application/json", "Bearer a.b.c", ""))
+		h = append(h, d.of("x-tier", "authorization", "x-tier", "x-other"), d.of("gold", "free", "Bearer a.b.c", ""))
 	}
-	r.Headers = h
 	if d.IntN(2) == 0 {
 		r.Token = d.token()
 	}
-	if d.IntN(4) == 0 {
-		r.Body = []byte(d.of(`{"role": "reader"}`, `{"role": 1}`, `{`, `[]`))
+	if d.IntN(2) == 0 {
+		r.Body = []byte(d.of(`{"role": "reader"}`, `{"role": "reader"}`, `{"role": 1}`, `{`, `role=reader`))
 		r.Truncated = d.IntN(4) == 0
+		h = append(fields{"content-type", d.of("application/json", "application/json", "application/x-www-form-urlencoded", "text/plain")}, h...)
 	}
+	r.Headers = h
 	return r
 }
 
@@ -173,7 +175,7 @@ func (d dice) token() *jwt.Token {
 	}
 	for name, values := range map[string][]any{
 		"role":   {"admin", "Admin", "guest", json.Number("1"), nil, []any{"admin"}},
-		"groups": {[]any{"ops"}, []any{"staff", "security"}, []any{}, "ops", map[string]any{"a": "ops"}, []any{[]any{"ops"}, true}},
+		"groups": {[]any{"ops", "reader"}, []any{"staff", "security"}, []any{}, "ops", map[string]any{"a": "ops"}, []any{[]any{"ops"}, true}},
 		"level":  {json.Number("3"), json.Number("4"), json.Number("3.5"), json.Number("4e0"), "4", true},
 	} {
 		if d.IntN(3) > 0 {

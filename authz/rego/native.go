@@ -26,9 +26,13 @@ func newNative(slots, result int, root cont) *native {
 	return &native{root: root, result: result, frames: sync.Pool{New: func() any { return &frame{slots: make([]value, slots)} }}}
 }
 
-// run evaluates one reading. ok is false if native code isn't sure; answer false, with undefined, if the query is
-// undefined. The value is valid until the frame is put back.
+// run evaluates one reading. ok is false if native code isn't sure. The value is valid until the frame is put back.
 func (n *native) run(f *frame) (v value, ok bool) {
+	defer func() {
+		if e := recover(); e != nil {
+			v, ok = value{}, false
+		}
+	}()
 	n.root(f)
 	if f.bail {
 		return value{}, false
@@ -50,7 +54,7 @@ func (p *Policy) decideNative(ctx context.Context, s *snapshot, c *authz.Connect
 	}
 	p.natively.Add(1)
 	var value ast.Value
-	canary := count <= canaryFirst || count%canaryEvery == 0
+	canary := count-s.since <= canaryFirst || count%canaryEvery == 0
 	if v.kind != undefined && (canary || v.kind != boolean) {
 		if value = f.toAST(v); value == nil {
 			return authz.Answer{}, false

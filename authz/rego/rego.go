@@ -49,6 +49,7 @@ type Policy struct {
 	namespace, name string
 	timeout         time.Duration
 	query           ast.Ref
+	errUndefined    error
 	capabilities    *ast.Capabilities
 	log             *slog.Logger
 
@@ -77,6 +78,7 @@ func New(c Config) (*Policy, error) {
 	if p.query, err = parseQuery(c.Spec.GetQuery()); err != nil {
 		return nil, err
 	}
+	p.errUndefined = fmt.Errorf("evaluating %s: the result is undefined", p.query)
 	if p.capabilities, err = capabilities(c.Builtins); err != nil {
 		return nil, err
 	}
@@ -177,7 +179,7 @@ func (p *Policy) read(value ast.Value, err error) authz.Answer {
 	case err != nil:
 		return authz.Answer{Err: err}
 	case value == nil:
-		return authz.Answer{Err: fmt.Errorf("evaluating %s: the result is undefined", p.query)}
+		return authz.Answer{Err: p.errUndefined}
 	}
 	a, err := answer(value)
 	if err != nil {

@@ -26,18 +26,25 @@ type snapshot struct {
 	data     ast.Object
 	reads    *reads
 	revision string
+	// since is the number of evaluations before it.
+	since uint64
 	// native is nil if the policy could not be lowered, and notLowered why.
 	native     *native
 	notLowered string
 }
 
-// compile makes a snapshot. Errors tell the field and Rego's position.
-func (p *Policy) compile(m material) (*snapshot, error) {
+// compile makes a snapshot. Errors tell the field and Rego's position; a panic inside OPA is one.
+func (p *Policy) compile(m material) (made *snapshot, err error) {
+	defer func() {
+		if e := recover(); e != nil {
+			made, err = nil, faultf("module", "compiling: panic: %v", e)
+		}
+	}()
 	modules, err := m.parse()
 	if err != nil {
 		return nil, err
 	}
-	s := &snapshot{revision: m.revision}
+	s := &snapshot{revision: m.revision, since: p.evaluations.Load()}
 	if err := s.load(m.data); err != nil {
 		return nil, err
 	}

@@ -17,11 +17,12 @@ const (
 	boolean
 	text
 	number    // s is its literal
-	constant  // p is a *konst: an array, object or set known when the policy was lowered, or built by it
+	constant  // p is a *konst: an array, object or set known when the policy was lowered
 	claim     // p is a map[string]any or []any of a token
 	audiences // of the token
 	path      // the segments lo to hi of parsed_path
 	node      // p is an *inode: a part of the input that is only looked into
+	built     // p is an ast.Value: an array or object that the policy made, only compared or answered
 )
 
 // value is a value of native code. It borrows from the request and lives as long as its frame is in use.
@@ -147,6 +148,8 @@ func lookup(f *frame, v, key value) value {
 			return value{kind: undefined}
 		}
 		return v.p.(*inode).child(f, key.s)
+	case built:
+		return f.unsure()
 	}
 	return value{kind: undefined}
 }
@@ -263,7 +266,7 @@ func member(f *frame, x, v value) value {
 			}
 			return truth(false)
 		}
-	case node:
+	case node, built:
 		return f.unsure()
 	}
 	for i, n := 0, f.length(v); i < n; i++ {
@@ -296,6 +299,8 @@ func (f *frame) toAST(v value) ast.Value {
 		return ast.Number(v.s)
 	case constant:
 		return v.p.(*konst).v
+	case built:
+		return v.p.(ast.Value)
 	case claim:
 		if out, err := ast.InterfaceToValue(v.p); err == nil {
 			return out

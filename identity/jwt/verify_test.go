@@ -188,7 +188,8 @@ func payloads(t *testing.T) []attack {
 	ok := claims(t, `"aud":"shop"`)
 	for name, token := range map[string]string{
 		"trailing dot": ok + ".", "four segments": ok + ".AAAA", "five segments": ok + ".AAAA.AAAA", "two segments": ok[:strings.LastIndex(ok, ".")],
-		"leading dot": "." + ok, "padded": ok + "==", "odd length": ok + "AAA", "line end": ok[:20] + "\n" + ok[20:], "blank": ok[:20] + " " + ok[20:],
+		"leading dot": "." + ok, "padded": ok + "==", "odd length": ok + "AAA", "line end": ok[:20] + "\n" + ok[20:], "line end in the signature": ok[:len(ok)-5] + "\r\n" + ok[len(ok)-5:],
+		"spare bits": ok[:len(ok)-1] + string(ok[len(ok)-1]+1), "blank": ok[:20] + " " + ok[20:],
 		"JSON serialization": `{"payload":"e30","signatures":[]}`, "standard alphabet": strings.NewReplacer("-", "+", "_", "/").Replace(ok) + "+",
 		"not base64": "a.b.c!", "NUL": ok + "\x00", "two in one": ok + "," + ok, "dots": "..", "one dot": ".", "words": "hello",
 	} {

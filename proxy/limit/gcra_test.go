@@ -29,8 +29,8 @@ func TestRateIsExact(t *testing.T) {
 		{20, 10, "Second", time.Second, time.Second / 60, 600},
 		{7, 2, "Second", time.Second, time.Second / 21, 2100},
 		{1000, 1000, "Second", time.Second, time.Second / 3000, 60000},
-		{900000, 100, "Second", time.Second, 370, 400000},
-		{15000000, 50, "Second", time.Second, 22, 400000},
+		{900000, 100, "Second", time.Second, 370, 120000},
+		{15000000, 50, "Second", time.Second, 22, 120000},
 		{100, 20, "Minute", time.Minute, time.Minute / 300, 6000},
 		{3, 3, "Hour", time.Hour, 7 * time.Minute, 3000},
 	} {

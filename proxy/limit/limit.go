@@ -1,6 +1,15 @@
 // Package limit counts requests against RateLimitPolicies (policy.signet.dev/v1alpha1): local limits by GCRA in one atomic
 // word, keyed ones in a table of fixed size, global ones by leases of tokens that a Store gives. No I/O, no goroutine; the
 // clock is a parameter.
+//
+// A rule is for a request if all of its clientSelectors are, and everything that stands in one (methods are alternatives).
+// Where a request can be read in two ways, a limit applies if either reading matches. Distinct selectors give each value
+// a bucket of its own: each SPIFFE ID (callers without one share one), each IPv4 address and each IPv6 /64 (each address
+// within a block of /64 or less), each value of a header or parameter (requests that repeat it with different values share
+// one). Values are told apart by a 64-bit hash with a secret seed in this process, by 128 bits of SHA-256 in the store.
+//
+// Limits by second, minute and hour let through a burst and then one request after the other at the rate, never more than
+// rate x time + burst in any window. Those by day and month are quotas of a calendar day or month in UTC.
 package limit
 
 import (

@@ -25,7 +25,7 @@ func from(name string) *authz.Request {
 func TestKeysAreApart(t *testing.T) {
 	for _, limit := range []string{`"requests":5,"unit":"Hour"`, `"requests":5,"unit":"Month"`} {
 		s := compiled(t, NewRegistry(newHand().now), local(byCaller, limit))
-		const keys = 20000
+		const keys = 8000
 		got := make([]atomic.Int64, keys)
 		var group sync.WaitGroup
 		for g := range 8 {

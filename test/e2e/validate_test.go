@@ -43,7 +43,7 @@ func TestValidateRefuses(t *testing.T) {
 		"WasmPlugin":          {"apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: a}\n", "2:7", "the proxy runs no plugins; access decisions go into AuthorizationPolicy"},
 		"Gateway":             {"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a}\n", "2:7", "Gateway"},
 		"HTTPRoute":           {"apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\n", "2:7", "use VirtualService"},
-		"RequestAuth":         {"apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a}\n", "2:7", "identify callers by mTLS"},
+		"RequestAuth":         {"apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a}\nspec: {jwtRules: [{issuer: i, jwksUri: \"file:///etc/keys\"}]}\n", "4:42", "spec.jwtRules[0].jwksUri"},
 		"version":             {"apiVersion: networking.istio.io/v2\nkind: Sidecar\nmetadata: {name: a}\n", "1:13", "use v1"},
 		"name":                {"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: A_b}\nspec: {}\n", "", "metadata.name"},
 		"unquoted no":         {"apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w}\nspec: {address: 127.0.0.2, labels: {app: no}}\n", "4:42", "spec.labels[app]"},

@@ -232,7 +232,8 @@ func TestRestart(t *testing.T) {
 	if got, _ := again(good()); got != "" {
 		t.Errorf("a damaged bundle: activated %q", got)
 	}
-	// The one from elsewhere takes its place when it comes.
+	must(os.WriteFile(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"-1"), raw, 0o600)) // what a crash leaves
+	// The one from elsewhere takes their place when it comes.
 	o.set(signed(t, "2", "ES256", private), `"two"`)
 	u = &user{}
 	_, stop = start(t, elsewhere, state, u)

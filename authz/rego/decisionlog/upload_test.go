@@ -78,7 +78,7 @@ func TestChunks(t *testing.T) {
 	r.Log(event(t, "too large", fmt.Sprintf(`{"noise": %q}`, base64.StdEncoding.EncodeToString(huge))))
 	r.Log(event(t, "large", fmt.Sprintf(`{"spaces": %q}`, strings.Repeat(" ", 10*MaxChunk))))
 	stop := start(t, r)
-	eventually(t, "full chunks", func() bool { return len(c.got()) > 400 })
+	eventually(t, "full chunks", func() bool { return len(c.got()) > 400 && len(r.queue.events) == 0 })
 	stop()
 	seen := map[string]int{}
 	for _, e := range c.got() {

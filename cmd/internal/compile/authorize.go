@@ -14,6 +14,7 @@ import (
 	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/policy"
+	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
 // authorizer is the state of compiling one workload's policies.
@@ -34,7 +35,7 @@ func (c *compiler) program() (*authz.Program, error) {
 			all = append(slices.Clip(all), denyAll(&r.Meta))
 		}
 	}
-	p, err := c.parts.Policies().Compile(all, o)
+	p, err := c.parts.Policies(workloadKey(c.view.Self)).Compile(all, o)
 	if a.err != nil {
 		return nil, a.err
 	}
@@ -91,24 +92,29 @@ func (a *authorizer) external(p *meshconfig.MeshConfig_ExtensionProvider) *authz
 	return out
 }
 
-// authorizerCluster is the cluster of the port that a provider names, made here where the Sidecar does not import it; ""
-// if its service does not exist.
+// authorizerCluster is a cluster of the provider's own, for the port that it names; "" if its service does not exist. It is
+// not the one that the workload's programs use: what its namespace imports or defines must not lead a check elsewhere.
 func (a *authorizer) authorizerCluster(p *meshconfig.MeshConfig_ExtensionProvider) string {
 	s := a.view.Authorizers[p.Name]
+	_, number := mesh.ProviderService(p)
 	if s == nil {
 		return ""
 	}
-	number := p.GetEnvoyExtAuthzGrpc().GetPort() + p.GetEnvoyExtAuthzHttp().GetPort()
 	for i := range s.Ports {
 		if s.Ports[i].Number != number {
 			continue
 		}
-		name := ClusterName(number, "", s.Host)
-		if _, made := a.specs[name]; !made {
-			if err := a.portClusters(s, i, a.destinationRule(s)); err != nil {
-				a.err = cmp.Or(a.err, err)
-			}
+		name, shared := "authorizer|"+p.Name, a.specs
+		a.specs = map[string]upstream.Spec{}
+		err := a.portClusters(s, i, a.destinationRule(s))
+		spec := a.specs[ClusterName(number, "", s.Host)]
+		a.specs = shared
+		if err != nil {
+			a.err = cmp.Or(a.err, err)
+			return ""
 		}
+		spec.Name = name
+		a.specs[name] = spec
 		return name
 	}
 	return ""

@@ -126,22 +126,28 @@ func judgeTraffic(t *networking.TrafficPolicy) error {
 	return nil
 }
 
-// Check compiles what every workload of a snapshot would run, and refuses the objects that can't be (mesh.BuildOptions.Check).
-// An error that names no object is a warning of its workload, which goes on with what it ran.
-func Check(s *mesh.Snapshot) []mesh.Problem {
+// NewCheck gives a mesh.BuildOptions.Check: it compiles what every workload of a snapshot would run, and refuses the objects
+// that can't be. An error that names no object is a warning of its workload, which goes on with what it ran. What did not
+// change since the last call is not compiled again. One call at a time.
+func NewCheck() func(*mesh.Snapshot) []mesh.Problem {
+	parts := NewOffline()
+	return func(s *mesh.Snapshot) []mesh.Problem { return parts.check(s) }
+}
+
+func (o *Offline) check(s *mesh.Snapshot) []mesh.Problem {
 	byKey := make(map[mesh.Key]*mesh.Object, len(s.Objects()))
-	for _, o := range s.Objects() {
-		byKey[o.Key] = o
+	for _, object := range s.Objects() {
+		byKey[object.Key] = object
 	}
 	var out []mesh.Problem
 	told := map[mesh.Key]bool{}
-	parts := NewOffline()
+	o.forget(s)
 	for _, w := range s.Workloads() {
 		v, ok := s.View(w.Namespace, w.Name)
 		if !ok {
 			continue
 		}
-		_, err := Compile(v, parts)
+		_, err := Compile(v, o)
 		if err == nil {
 			continue
 		}

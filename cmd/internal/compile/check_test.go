@@ -11,7 +11,7 @@ import (
 func checked(t *testing.T, text string) (*mesh.Snapshot, string) {
 	t.Helper()
 	objects, problems := mesh.Parse("x.yaml", []byte(text), mesh.ParseOptions{TrustDomain: "cluster.local", Judge: Judge("cluster.local", nil)})
-	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: "cluster.local", Check: Check})
+	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: "cluster.local", Check: NewCheck()})
 	var out []string
 	for _, p := range mesh.Refusals(append(problems, more...)) {
 		out = append(out, p.Error())

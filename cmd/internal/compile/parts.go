@@ -3,6 +3,7 @@ package compile
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 
 	meshconfig "istio.io/api/mesh/v1alpha1"
@@ -29,16 +30,17 @@ type Parts interface {
 	// ExtAuthz is the authority of an extension provider whose service is the cluster of that name; "" if there is no such
 	// service.
 	ExtAuthz(p *meshconfig.MeshConfig_ExtensionProvider, cluster string) (authz.Authority, error)
-	// Limits keeps the state of rate limits, Policies what AuthorizationPolicies were compiled to.
+	// Limits keeps the state of rate limits, Policies what the AuthorizationPolicies of a workload (NAMESPACE/NAME) were
+	// compiled to.
 	Limits() *limit.Registry
-	Policies() *policies.Cache
+	Policies(workload string) *policies.Cache
 }
 
 // Offline are parts that reach out for nothing: remote key sets are empty, bundles are not fetched, external authorizers
 // don't answer. It compiles what stands in files, and keeps no state between uses but what is compiled.
 type Offline struct {
 	limits   *limit.Registry
-	policies *policies.Cache
+	policies map[string]*policies.Cache
 	rego     map[*policy.RegoPolicy]regoResult
 }
 
@@ -49,7 +51,7 @@ type regoResult struct {
 
 // NewOffline builds offline parts. They belong to one goroutine.
 func NewOffline() *Offline {
-	return &Offline{limits: limit.NewOffline(), policies: policies.NewCache(), rego: map[*policy.RegoPolicy]regoResult{}}
+	return &Offline{limits: limit.NewOffline(), policies: map[string]*policies.Cache{}, rego: map[*policy.RegoPolicy]regoResult{}}
 }
 
 var errOffline = errors.New("nothing is asked while compiling")
@@ -87,7 +89,23 @@ func (o *Offline) ExtAuthz(p *meshconfig.MeshConfig_ExtensionProvider, _ string)
 func (o *Offline) Limits() *limit.Registry { return o.limits }
 
 // Policies implements Parts.
-func (o *Offline) Policies() *policies.Cache { return o.policies }
+func (o *Offline) Policies(workload string) *policies.Cache {
+	c := o.policies[workload]
+	if c == nil {
+		c = policies.NewCache()
+		o.policies[workload] = c
+	}
+	return c
+}
+
+// forget drops what was compiled for workloads that are gone.
+func (o *Offline) forget(s *mesh.Snapshot) {
+	there := map[string]bool{}
+	for _, w := range s.Workloads() {
+		there[workloadKey(w)] = true
+	}
+	maps.DeleteFunc(o.policies, func(w string, _ *policies.Cache) bool { return !there[w] })
+}
 
 // noKeys is a key set that was not fetched.
 type noKeys struct{}

@@ -26,12 +26,17 @@ func (q *Question) head(authority string) (*proxy.Head, error) {
 	if len(q.Body) > MaxBody {
 		return nil, fmt.Errorf("body has %d bytes; at most %d", len(q.Body), MaxBody)
 	}
+	if strings.ContainsAny(method+target+authority, " \t\r\n\x00") {
+		return nil, errors.New("the request is not one that a sidecar reads: method, path or host holds a space or a line break")
+	}
 	var b strings.Builder
 	b.WriteString(method + " " + target + " HTTP/1.1\r\n")
 	for _, f := range q.Headers {
 		switch name := strings.ToLower(f.Name); {
 		case name == "host":
-			authority = f.Value
+			if authority = f.Value; strings.ContainsAny(authority, " \t\r\n\x00") {
+				return nil, fmt.Errorf("header %q holds a space or a line break", f.Name)
+			}
 			continue
 		case name == "content-length" || name == "transfer-encoding" || name == "connection":
 			return nil, fmt.Errorf("header %q frames a message and can't be asked about", f.Name)
@@ -51,7 +56,7 @@ func (q *Question) head(authority string) (*proxy.Head, error) {
 		return nil, fmt.Errorf("the request is not one that a sidecar reads: %w", err)
 	}
 	if n != b.Len() {
-		return nil, errors.New("the request is not one that a sidecar reads: method, path or host holds a line break")
+		return nil, errors.New("the request is not one that a sidecar reads: it is more than one head")
 	}
 	return h, nil
 }

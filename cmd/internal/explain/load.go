@@ -75,7 +75,7 @@ func load(name, trustDomain string, skip func(path string, data []byte) bool) (*
 }
 
 func build(name, trustDomain string, objects []*mesh.Object, problems []mesh.Problem) (*Mesh, error) {
-	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.Check, Control: assumed()})
+	s, more := mesh.Build(objects, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.NewCheck(), Control: assumed()})
 	if refused := mesh.Refusals(append(problems, more...)); len(refused) > 0 {
 		return nil, &RefusedError{name, refused}
 	}

@@ -5,9 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/signet-mesh/signet/mesh"
 )
 
 // Report is what other policies change for recorded traffic.
@@ -46,7 +51,7 @@ type Change struct {
 func Simulate(ctx context.Context, t *Traffic, old *Mesh) (*Report, error) {
 	s := &simulation{t: t, report: &Report{Lines: t.Lines, Requests: t.Requests}, unjudged: reasons{},
 		denied: map[Change]*Change{}, allowed: map[Change]*Change{}, handed: map[string]uint64{},
-		now: map[string]*replayer{}, before: map[string]*replayer{}}
+		now: map[string]*replayer{}, before: map[string]*replayer{}, same: map[string]bool{}}
 	for shape, n := range t.counts {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -76,6 +81,26 @@ type simulation struct {
 	denied, allowed map[Change]*Change
 	handed          map[string]uint64
 	now, before     map[string]*replayer // by workload
+	same            map[string]bool      // workloads of which nothing that judges has changed
+}
+
+// unchanged reports whether the policies of a workload are what they were: then what was recorded stands, also where a log
+// does not say enough to judge it again.
+func (s *simulation) unchanged(name string, old *Mesh) bool {
+	same, known := s.same[name]
+	if !known {
+		a, errA := s.t.mesh.view(name)
+		b, errB := old.view(name)
+		same = errA == nil && errB == nil && a.TrustDomain == b.TrustDomain && a.Mesh.Normalization == b.Mesh.Normalization &&
+			slices.EqualFunc(a.Authorization, b.Authorization, equal) && slices.EqualFunc(a.PeerAuthentication, b.PeerAuthentication, equal) &&
+			slices.EqualFunc(a.Rego, b.Rego, equal)
+		s.same[name] = same
+	}
+	return same
+}
+
+func equal[T proto.Message](a, b *mesh.Typed[T]) bool {
+	return a.Key == b.Key && maps.Equal(a.Annotations, b.Annotations) && proto.Equal(a.Spec, b.Spec)
 }
 
 func (s *simulation) one(ctx context.Context, x *shape, n uint64, old *Mesh) error {
@@ -84,7 +109,9 @@ func (s *simulation) one(ctx context.Context, x *shape, n uint64, old *Mesh) err
 		return err
 	}
 	was, wasHanded := x.recorded, ""
-	if old != nil {
+	if old != nil && now.decision == Unknown && s.unchanged(x.to, old) {
+		now = was
+	} else if old != nil {
 		if was, wasHanded, err = replay(ctx, s.before, old, x); err != nil {
 			return err
 		}
@@ -180,11 +207,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Unjudged) > 0 {
 		b.WriteString("\nNot judged\n")
 		for _, u := range r.Unjudged {
-			fmt.Fprintf(&b, "  %d lines: %s", u.Lines, Printable(u.Reason))
-			if u.Example != "" {
-				fmt.Fprintf(&b, " (such as %s)", Printable(u.Example))
-			}
-			b.WriteByte('\n')
+			fmt.Fprintf(&b, "  %s\n", u.text())
 		}
 	}
 	for i, n := range r.Notes {

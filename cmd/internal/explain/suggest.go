@@ -368,11 +368,7 @@ func (s *Suggestion) comments(t *Traffic) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# What %d recorded requests need, and nothing else. Judge it before it applies: signet simulate.\n", t.Requests)
 	for _, u := range s.LeftOut {
-		fmt.Fprintf(&b, "# Left out, %d lines: %s", u.Lines, Printable(u.Reason))
-		if u.Example != "" {
-			fmt.Fprintf(&b, " (such as %s)", Printable(u.Example))
-		}
-		b.WriteByte('\n')
+		fmt.Fprintf(&b, "# Left out, %s\n", u.text())
 	}
 	for _, name := range s.Silent {
 		fmt.Fprintf(&b, "# Nothing was recorded for %s: no policy is written for it.\n", name)

@@ -65,6 +65,21 @@ func (r reasons) add(n uint64, example, format string, args ...any) {
 		r[reason] = u
 	}
 	u.Lines += n
+	if example != "" && (u.Example == "" || example < u.Example) {
+		u.Example = example // one and the same in every run
+	}
+}
+
+// text is the count with its reason.
+func (u *Unjudged) text() string {
+	s := fmt.Sprintf("%d lines: %s", u.Lines, Printable(u.Reason))
+	if u.Lines == 1 {
+		s = "1 line: " + Printable(u.Reason)
+	}
+	if u.Example != "" {
+		s += " (such as " + Printable(u.Example) + ")"
+	}
+	return s
 }
 
 // list is sorted by lines, most first.
@@ -108,7 +123,7 @@ func (t *Traffic) add(l *logLine) {
 	t.Lines++
 	switch {
 	case l == nil:
-		t.passed.add(1, "", "not a line of JSON")
+		t.passed.add(1, "", "not a line of JSON (MeshConfig.accessLogEncoding: JSON makes sidecars write it)")
 		return
 	case !l.isExchange():
 		t.passed.add(1, "", "not a line of an access log")

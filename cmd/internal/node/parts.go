@@ -216,7 +216,7 @@ func (p *parts) dial(ctx context.Context, cluster string) (net.Conn, error) {
 func (p *parts) Limits() *limit.Registry { return p.registry }
 
 // Policies implements compile.Parts.
-func (p *parts) Policies() *policies.Cache { return p.compiled }
+func (p *parts) Policies(string) *policies.Cache { return p.compiled }
 
 // store keeps the store of global limits that a view names.
 func (p *parts) store(v *mesh.View, id string) (limit.Store, error) {

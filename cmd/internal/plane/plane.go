@@ -43,6 +43,8 @@ type Config struct {
 	Listener net.Listener
 	// Metrics serves /metrics; nil serves none.
 	Metrics net.Listener
+	// RateLimit serves Envoy's rate limit service in plaintext; nil serves none. It needs a store in Control.
+	RateLimit net.Listener
 	// TTL is the lifetime of certificates for which none was asked; 0 means ca.DefaultTTL.
 	TTL time.Duration
 	// MaxTTL is the longest lifetime that may be asked for; 0 means ca.MaxTTL.
@@ -66,6 +68,7 @@ type Plane struct {
 	dir       *dir.Dir
 	snapshots *snapshots
 	findings  findings
+	rates     *rates
 }
 
 // New builds a control plane; nothing is read or opened before Run.
@@ -73,9 +76,10 @@ func New(cfg Config) *Plane {
 	p := &Plane{cfg: cfg, snapshots: &snapshots{changed: make(chan struct{})}}
 	p.dir = dir.New(dir.Config{
 		Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Log: cfg.Log, Persist: filepath.Join(cfg.State, "last-good.json"),
-		Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.Check, Control: cfg.Control,
+		Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.NewCheck(), Control: cfg.Control,
 		OnChange: func(s *mesh.Snapshot, problems []mesh.Problem) {
 			p.findings.set(s, problems)
+			p.rates.update(s)
 			p.snapshots.set(s)
 		},
 	})
@@ -93,7 +97,11 @@ func (p *Plane) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.rates, err = newRates(&p.cfg); err != nil {
+		return err
+	}
 	p.findings.set(snapshot, problems)
+	p.rates.update(snapshot)
 	p.snapshots.set(snapshot)
 	// What nobody asks otherwise for, and the control plane's own.
 	lifetime := min(ca.DefaultTTL, cmp.Or(p.cfg.MaxTTL, ca.MaxTTL))
@@ -135,6 +143,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go(func() error { return own.Run(ctx) })
 	g.Go(func() error { return p.dir.Run(ctx) })
 	g.Go(func() error { return ads.Run(ctx) })
+	if p.rates != nil {
+		g.Go(func() error { return p.rates.run(ctx) })
+	}
 	g.Go(func() error { return p.serveAdmin(ctx, status) })
 	g.Go(func() error { return p.serve(ctx, server) })
 	g.Go(func() error { return p.report(ctx, own) })

@@ -98,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // check judges everything that can be judged before something is started.
 func check(cfg Config) error {
-	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.Check, Control: cfg.Control})
+	objects := dir.New(dir.Config{Dir: cfg.Dir, TrustDomain: cfg.TrustDomain, Judge: compile.Judge(cfg.TrustDomain, cfg.Control), Check: compile.NewCheck(), Control: cfg.Control})
 	snapshot, problems, err := objects.Load()
 	if err != nil {
 		return err

@@ -78,10 +78,10 @@ func TestEightProxies(t *testing.T) {
 		t.Run(fmt.Sprintf("%d-%d", tc.rate, tc.burst), func(t *testing.T) {
 			b := rate(tc.rate, tc.burst, time.Second)
 			began := time.Now()
-			passed := offer(t, proxies, b, tc.offered, 4*time.Second)
+			passed, kept := offer(t, proxies, b, tc.offered, 4*time.Second)
 			ideal := float64(tc.rate)*time.Since(began).Seconds() + float64(tc.burst)
-			t.Logf("%d passed, ideal %.0f (%+.1f %%)", passed, ideal, 100*(float64(passed)/ideal-1))
-			if f := float64(passed); f > 1.05*ideal || f < 0.75*ideal {
+			t.Logf("%d passed, ideal %.0f (%+.1f %%), the machine kept up: %v", passed, ideal, 100*(float64(passed)/ideal-1), kept)
+			if f := float64(passed); f > 1.05*ideal || kept && f < 0.75*ideal || f == 0 {
 				t.Errorf("%d passed, want about %.0f", passed, ideal)
 			}
 		})
@@ -90,18 +90,25 @@ func TestEightProxies(t *testing.T) {
 
 // offer spreads so many requests a second over the proxies, in steps of a few milliseconds. A request that got no answer in
 // time, as happens on a busy machine, is made again.
-func offer(t *testing.T, proxies []*proxy, b *limit.Bucket, perSecond int, d time.Duration) int64 {
-	var passed atomic.Int64
+// It says too whether the machine kept up.
+func offer(t *testing.T, proxies []*proxy, b *limit.Bucket, perSecond int, d time.Duration) (n int64, kept bool) {
+	var passed, stalls atomic.Int64
 	var all sync.WaitGroup
 	total := int(d.Seconds() * float64(perSecond) / float64(len(proxies)))
 	for _, p := range proxies {
 		all.Go(func() {
 			began := time.Now()
+			last := began
 			for sent := 0; sent < total && time.Since(began) < 2*d; time.Sleep(2 * time.Millisecond) {
+				if time.Since(last) > 40*time.Millisecond {
+					stalls.Add(1)
+				}
+				last = time.Now()
 				due := min(int(time.Since(began).Seconds()*float64(perSecond)/float64(len(proxies))), total)
 				for ; sent < due; sent++ {
 					g, ok := p.Take(t.Context(), b, limit.Key{7})
 					if !ok {
+						stalls.Add(1)
 						break
 					}
 					if g.Allowed {
@@ -112,7 +119,7 @@ func offer(t *testing.T, proxies []*proxy, b *limit.Bucket, perSecond int, d tim
 		})
 	}
 	all.Wait()
-	return passed.Load()
+	return passed.Load(), stalls.Load() == 0
 }
 
 // TestUnderTheLimit: what is offered below the rate passes, whoever of the proxies gets it.
@@ -127,8 +134,8 @@ func TestUnderTheLimit(t *testing.T) {
 		p.is(t, up, 8)
 	}
 	for _, n := range []int{8, 1} {
-		passed := offer(t, proxies[:n], rate(1000, 100, time.Second), 800, 3*time.Second)
-		if passed < 2160 { // 90 % of 2400
+		passed, kept := offer(t, proxies[:n], rate(1000, 100, time.Second), 800, 3*time.Second)
+		if passed > 2400 || kept && passed < 2160 { // 90 % of 2400
 			t.Errorf("with %d proxies %d of 2400 passed", n, passed)
 		}
 		t.Logf("with %d proxies %d of 2400 passed, %d round trips of the first", n, passed, proxies[0].Status().RoundTrips)
@@ -143,14 +150,13 @@ func TestOutstanding(t *testing.T) {
 	a.is(t, up, 2)
 	b.is(t, up, 2)
 	bucket := rate(400, 400, time.Hour)
-	for range 60 {
+	b.take(t, bucket, 10)
+	for range 150 {
 		a.take(t, bucket, 1)
-		b.take(t, bucket, 1)
-		for _, p := range []*proxy{a, b} {
-			if held := p.table.find(bucket.Name, limit.Key{1}).left.Load(); held > 100 {
-				t.Fatalf("a proxy holds %d of a burst of 400 that two share", held)
-			}
+		if e := a.table.find(bucket.Name, limit.Key{1}); e != nil && e.left.Load() > 100 {
+			t.Fatalf("a proxy holds %d of a burst of 400 that two share", e.left.Load())
 		}
+		time.Sleep(time.Millisecond) // what is ordered arrives
 	}
 	eventually(t, 5*time.Second, func() string {
 		for _, p := range []*proxy{a, b} {
@@ -160,8 +166,8 @@ func TestOutstanding(t *testing.T) {
 		}
 		return ""
 	})
-	if got := a.take(t, bucket, 400); got < 279 || got > 281 { // 400 - 120, and one an hour and 9 s
-		t.Errorf("%d passed after 120 had, want 280 of 400", got)
+	if got := a.take(t, bucket, 400); got < 240 || got > 242 { // and one each 9 s
+		t.Errorf("%d passed after 160 had, want 240 of 400", got)
 	}
 }
 
@@ -183,7 +189,7 @@ func TestProxiesComeAndGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.client().Do(t.Context(), "ZADD", keyProxies, now.Add(-4*time.Second).UnixMilli(), "crashed")
+	r.client().Do(t.Context(), "ZADD", keyProxies, now.Add(-2*time.Second).UnixMilli(), "crashed")
 	a.is(t, up, 2)
 	a.is(t, up, 1)
 }

@@ -139,9 +139,11 @@ func (s *session) giveBack(e *lease, left int64) {
 	if e.pending.Load() || !e.left.CompareAndSwap(left, 0) {
 		return
 	}
-	e.batch = max(e.batch/2, 1)
 	select {
 	case s.queue <- order{e, left, e.window}:
+		e.batch = max(e.batch/2, 1)
+		e.ready = make(chan struct{})
+		e.pending.Store(true) // who asks now waits: a call for more must not overtake this one
 	default:
 		e.left.Add(left)
 	}
@@ -161,11 +163,7 @@ func (s *session) farewell(ctx context.Context, there bool) {
 	ctx, cancel := within(ctx, farewellMax)
 	defer cancel()
 	for len(s.queue) > 0 {
-		if o := <-s.queue; o.give > 0 {
-			s.back(o)
-		} else {
-			s.settle(o.lease, reply{}, errStopped)
-		}
+		s.cancel(<-s.queue, errStopped)
 	}
 	var calls []*call
 	s.table.all(func(e *lease) {

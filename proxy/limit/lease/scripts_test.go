@@ -101,7 +101,7 @@ func TestRateScriptSurvivesItsKey(t *testing.T) {
 	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, value := range []string{"", "x", "1e300", "-5", "99999999999999999"} {
 		c.Set(t.Context(), "k", value, 0)
-		if v := at(t, c, gcraSource, now, 1, 1e6, 10, 5); v[2] > 100_000 || v[3] > 500_000 {
+		if v := at(t, c, gcraSource, now, 1, 1e6, 10, 5); v[0] < 0 || v[2] > 100_000 || v[3] > 500_000 {
 			t.Errorf("%q: %v", value, v)
 		}
 		if v := at(t, c, quotaSource, now, 1, "day", 10, 2, 0); v[0] != 1 {

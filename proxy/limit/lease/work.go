@@ -53,8 +53,9 @@ func (s *session) round(ctx context.Context, orders []order) {
 		s.failed(err)
 	}
 	for i, c := range calls {
-		if of[i].give > 0 {
-			continue // what could not be handed back is lost: it may have been
+		if of[i].give > 0 { // what could not be handed back is lost: it may have been
+			s.settle(of[i].lease, reply{}, nil)
+			continue
 		}
 		r, err := parseReply(c.reply)
 		s.settle(of[i].lease, r, err)
@@ -66,11 +67,7 @@ func (s *session) calls(orders []order) (calls []*call, of []order) {
 	there := state(s.state.Load()) == up
 	for _, o := range orders {
 		if !there {
-			if o.give > 0 {
-				s.back(o)
-			} else {
-				s.settle(o.lease, reply{}, errAway)
-			}
+			s.cancel(o, errAway)
 			continue
 		}
 		o.lease.mu.Lock()
@@ -90,13 +87,14 @@ func (s *session) calls(orders []order) (calls []*call, of []order) {
 	return calls, of
 }
 
-// back puts tokens that could not be handed back at hand again.
-func (s *session) back(o order) {
+// cancel ends an order for which no call was made. Tokens that were to go back are at hand again.
+func (s *session) cancel(o order, err error) {
 	o.lease.mu.Lock()
-	defer o.lease.mu.Unlock()
-	if o.lease.left.Load() > closed/2 && o.lease.window == o.window {
+	if o.give > 0 && o.lease.left.Load() > closed/2 {
 		o.lease.left.Add(o.give)
 	}
+	o.lease.mu.Unlock()
+	s.settle(o.lease, reply{}, err)
 }
 
 // settle ends the pending call of a lease and wakes who waits for it.

@@ -157,6 +157,19 @@ func get(t *testing.T, url, tier string) *http.Response {
 	return resp
 }
 
+// judged asks until the store answered in time, which on a busy machine may not be at once: without it there is no ratelimit
+// field, and the policy denies.
+func judged(t *testing.T, url string) (r *http.Response) {
+	t.Helper()
+	eventually(t, 20*time.Second, func() string {
+		if r = get(t, url, "free"); r.Header.Get("ratelimit") == "" {
+			return fmt.Sprintf("never judged: %d %v", r.StatusCode, r.Header)
+		}
+		return ""
+	})
+	return r
+}
+
 // TestEnvoy: a real Envoy asks us by its ratelimit filter; what it uses up is gone for the corridor too, and the reverse.
 func TestEnvoy(t *testing.T) {
 	store := leases(t)
@@ -164,7 +177,7 @@ func TestEnvoy(t *testing.T) {
 	registry.SetStore(store)
 	oven := named(t, "oven", `{"local":{"rules":[{"limit":{"requests":1,"unit":"Hour"}}]},"global":{"rules":[
 		{"clientSelectors":[{"path":{"value":"/each"},"methods":[{"value":"GET"}],"headers":[{"name":"x-tier","value":"free"}],"sourceCIDR":{"value":"127.0.0.0/8"}}],
-		 "limit":{"requests":7,"unit":"Month"}}]}}`)
+		 "limit":{"requests":7,"unit":"Month"},"onStoreFailure":"Deny"}]}}`)
 	s := rls.New(rls.Config{Registry: registry})
 	if err := s.Update([]*mesh.Typed[*policy.RateLimitPolicy]{oven}); err != nil {
 		t.Fatal(err)
@@ -181,13 +194,13 @@ func TestEnvoy(t *testing.T) {
 
 	url := startEnvoy(t, "lab/oven", port, service)
 	for i := range 5 {
-		if r := get(t, url+"/each/one?x=1", "free"); r.StatusCode != 200 || r.Header.Get("ratelimit") == "" || r.Header.Get("x-ratelimit-limit") == "" {
+		if r := judged(t, url+"/each/one?x=1"); r.StatusCode != 200 || r.Header.Get("ratelimit") == "" || r.Header.Get("x-ratelimit-limit") == "" {
 			t.Fatalf("request %d: %d %v", i, r.StatusCode, r.Header)
 		}
 	}
 	corridorTakes(t, store, oven, 2)
 	for range 3 {
-		if r := get(t, url+"/each", "free"); r.StatusCode != 429 || r.Header.Get("retry-after") == "" || !strings.Contains(r.Header.Get("ratelimit"), "r=0") {
+		if r := judged(t, url+"/each"); r.StatusCode != 429 || r.Header.Get("retry-after") == "" || !strings.Contains(r.Header.Get("ratelimit"), "r=0") {
 			t.Fatalf("over the limit: %d %v", r.StatusCode, r.Header)
 		}
 	}
@@ -206,17 +219,30 @@ func TestEnvoy(t *testing.T) {
 func corridorTakes(t *testing.T, store limit.Store, p *mesh.Typed[*policy.RateLimitPolicy], n int) {
 	t.Helper()
 	for range n {
-		registry := limit.NewRegistry(nil) // a local limit of one, new for each
-		registry.SetStore(store)
-		set, err := registry.Compile([]*mesh.Typed[*policy.RateLimitPolicy]{p})
+		set, err := limitedBy(store).Compile([]*mesh.Typed[*policy.RateLimitPolicy]{p})
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := set.Take(t.Context(), &authz.Connection{SourceIP: netip.MustParseAddr("127.0.0.9")}, &authz.Request{Method: "GET", Path: "/each", Headers: free{}})
-		if v.Refused != nil {
+		var v limit.Verdict
+		eventually(t, 20*time.Second, func() string {
+			v = set.Take(t.Context(), &authz.Connection{SourceIP: netip.MustParseAddr("127.0.0.9")}, &authz.Request{Method: "GET", Path: "/each", Headers: free{}})
+			if v.StoreAway {
+				set, err = limitedBy(store).Compile([]*mesh.Typed[*policy.RateLimitPolicy]{p})
+				return "the store never answered"
+			}
+			return ""
+		})
+		if err != nil || v.Refused != nil {
 			t.Fatalf("the corridor refuses: %v, %+v", v.Refused, v.Grant)
 		}
 	}
+}
+
+// limitedBy is a registry whose local limits are new.
+func limitedBy(store limit.Store) *limit.Registry {
+	r := limit.NewRegistry(nil)
+	r.SetStore(store)
+	return r
 }
 
 type free struct{}

@@ -3,6 +3,7 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,7 +18,7 @@ import (
 // Command is signetd.
 func Command() *cobra.Command {
 	var cfg plane.Config
-	var address, metrics string
+	var address, metrics, ratelimit string
 	var settings cli.Control
 	var listenFD, readyFD int
 	c := &cobra.Command{
@@ -56,6 +57,14 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 					return fmt.Errorf("opening metrics address %s: %w", metrics, err)
 				}
 			}
+			if ratelimit != "" {
+				if cfg.Control.GetRateLimitStore() == nil {
+					return cli.Mistake(errors.New("--ratelimit-address needs --redis: limits are shared through it"))
+				}
+				if cfg.RateLimit, err = net.Listen("tcp", ratelimit); err != nil {
+					return fmt.Errorf("opening rate limit address %s: %w", ratelimit, err)
+				}
+			}
 			cfg.OnReady = func() {
 				cfg.Log.Info("control plane serves", "address", cfg.Listener.Addr().String(), "trust_domain", cfg.TrustDomain)
 			}
@@ -74,6 +83,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 	f.DurationVar(&cfg.MaxTTL, "max-workload-cert-ttl", 0, "longest lifetime that may be asked for (default 2160h)")
 	f.StringVar(&address, "control-address", "127.0.0.1:15012", "address of CA and ADS; port 0 takes a free one")
 	f.StringVar(&metrics, "metrics-address", "", "address of /metrics, for example 127.0.0.1:15014 (default: not served)")
+	f.StringVar(&ratelimit, "ratelimit-address", "", "address of Envoy's rate limit service (gRPC in plaintext, for Envoys one trusts), for example 127.0.0.1:18081; needs --redis (default: not served)")
 	settings.Add(f)
 	f.IntVar(&listenFD, "listen-fd", 0, "inherited listening socket")
 	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON whenever the workloads change")

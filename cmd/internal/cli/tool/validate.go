@@ -96,7 +96,7 @@ func judgePaths(paths []string, trustDomain string, control *policy.ControlSetti
 		o, p := mesh.Parse(f, data, mesh.ParseOptions{TrustDomain: trustDomain, Now: now, Judge: compile.Judge(trustDomain, control)})
 		all, problems = append(all, o...), append(problems, p...)
 	}
-	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.Check, Control: control})
+	_, p := mesh.Build(all, mesh.BuildOptions{TrustDomain: trustDomain, Check: compile.NewCheck(), Control: control})
 	return append(problems, p...), len(all), whole, nil
 }
 
