@@ -108,6 +108,13 @@ func (h *Head) HeaderValue(name string, from int) (string, int, bool) {
 	return "", len(h.Fields), false
 }
 
+// EachField calls f for each field in order; names are lower case. It is what authorities need that look at all of them.
+func (h *Head) EachField(f func(name, value string)) {
+	for i := range h.Fields {
+		f(h.Fields[i].Name, h.Fields[i].Value)
+	}
+}
+
 // Get is the first value of the field of that lower-case name, or "".
 func (h *Head) Get(name string) string {
 	v, _, _ := h.HeaderValue(name, 0)

@@ -12,6 +12,8 @@ import (
 type fault struct {
 	field string
 	cause error
+	// first is where in the field's text the first mistake is, nil if there is no such place.
+	first *ast.Location
 }
 
 func (f *fault) Error() string { return f.field + ": " + f.cause.Error() }
@@ -38,6 +40,7 @@ const maxFaults = 5
 func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error {
 	var lines []string
 	field := ""
+	var first *ast.Location
 	for i, e := range errs {
 		if i == maxFaults {
 			lines = append(lines, fmt.Sprintf("and %d more", len(errs)-i))
@@ -54,9 +57,18 @@ func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error
 		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Row, e.Location.Col, message))
 		for _, s := range sources {
 			if s.name == e.Location.File && field == "" {
-				field = s.field
+				field, first = s.field, e.Location
 			}
 		}
 	}
-	return &fault{field: field, cause: errors.New(strings.Join(lines, "; "))}
+	return &fault{field: field, cause: errors.New(strings.Join(lines, "; ")), first: first}
+}
+
+// Place is the line and column (from 1) in the text of Field's field that an error of New is about first; 0 if it names none.
+func Place(err error) (line, column int) {
+	var f *fault
+	if errors.As(err, &f) && f.first != nil {
+		return f.first.Row, f.first.Col
+	}
+	return 0, 0
 }

@@ -133,6 +133,9 @@ func (p *Policy) record(started time.Time, s *snapshot, c *authz.Connection, r *
 		Path: p.reported, Result: v.value, RequestedBy: c.SourceIP.String(), Time: started, Revision: s.revision,
 		Metrics: map[string]any{"timer_rego_query_eval_ns": time.Since(started).Nanoseconds()},
 	}
+	if s.revision != "" {
+		e.Bundle = p.namespace + "/" + p.name
+	}
 	if c.Peer.Proven() {
 		e.RequestedBy = c.Peer.ID.String()
 	}

@@ -48,6 +48,13 @@ func (k *kept) HeaderValue(name string, from int) (string, int, bool) {
 	return "", len(*k), false
 }
 
+// EachField calls f for each field in order.
+func (k *kept) EachField(f func(name, value string)) {
+	for _, x := range *k {
+		f(x.Name, x.Value)
+	}
+}
+
 // Strip takes off the head what is not forwarded: tokens, unless forwardOriginalToken is set. To be called once the
 // request is allowed. What is judged again later is the request as it was.
 func (v *Verdict) Strip(k *Case) {

@@ -41,7 +41,11 @@ func judge(o *mesh.Object, trustDomain string, control *policy.ControlSettings) 
 	case *policy.RegoPolicy:
 		if _, err = rego.New(rego.Config{Namespace: o.Namespace, Name: o.Name, Spec: spec, Builtins: control.GetRegoBuiltins()}); err != nil {
 			field, cause := rego.Field(err)
-			err = &Fault{o.Key, strings.TrimSuffix("spec."+field, "."), cause}
+			field = strings.TrimSuffix("spec."+field, ".")
+			if line, column := rego.Place(err); line > 0 {
+				return []mesh.Problem{mesh.FaultInText(o, field, line, column, cause.Error())}
+			}
+			err = &Fault{o.Key, field, cause}
 		}
 	case *policy.RateLimitPolicy:
 		p := &mesh.Typed[*policy.RateLimitPolicy]{Meta: o.Meta, Spec: spec}

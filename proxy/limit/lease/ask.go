@@ -84,12 +84,15 @@ func (l *Leases) look(e *lease) (limit.Grant, answer, chan struct{}, uint64) {
 	return limit.Grant{}, wait, e.ready, e.heard
 }
 
-// late answers a request whose time is up. When Redis was heard meanwhile, others were faster and it is refused; else
+// late answers a request whose time is up. A token may have come in the same moment. When Redis was heard meanwhile, others were faster and it is refused; else
 // nobody waits until something is heard.
 func (l *Leases) late(e *lease, before uint64) (limit.Grant, bool) {
 	e.mu.Lock()
 	heard := e.heard
 	e.mu.Unlock()
+	if left, ok := l.hand(e); ok {
+		return l.allowed(e, left), true
+	}
 	if heard != before {
 		return e.refused(l.now()), true
 	}
