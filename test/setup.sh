@@ -21,6 +21,7 @@ need() { command -v "$1" >/dev/null || packages+=("$2"); }
 need curl curl
 need openssl openssl
 need nginx nginx-light
+need redis-server redis-server
 need ip iproute2
 need nft nftables
 need nc netcat-openbsd
@@ -40,7 +41,7 @@ if [ ${#packages[@]} -gt 0 ]; then
 	fi
 	echo "installing ${packages[*]}"
 	log=.cache/apt.log
-	# RUNLEVEL=1 keeps a fresh nginx from being started as a service.
+	# RUNLEVEL=1 keeps a fresh nginx or Redis from being started as a service.
 	{ $sudo apt-get -qq update &&
 		$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}"; } >$log 2>&1 </dev/null || {
 		tail -20 $log >&2

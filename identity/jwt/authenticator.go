@@ -155,7 +155,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, f Fields, query, realm
 	}
 	switch len(seen) {
 	case 0:
-		return Found{Remove: a.always}, nil
+		return Found{Clear: a.always}, nil
 	case 1:
 		return seen[0].entry.found, nil
 	}
@@ -180,7 +180,7 @@ func (a *Authenticator) at(ctx context.Context, location int, text string) (*ent
 	at := slices.IndexFunc(l.rules, func(r ruleAt) bool { return r.at == t.Rule })
 	e.rule = l.rules[at].Rule
 	if e.found = l.removed; e.rule.Forward {
-		e.found = Found{Remove: a.always}
+		e.found = Found{Clear: a.always}
 	}
 	e.found.Token, e.found.Set = t, e.rule.fields(t)
 	a.cache.put(e)

@@ -67,9 +67,9 @@ func TestLocations(t *testing.T) {
 		{"cookie in a second field", everywhere, fields{{"cookie", "a=b"}, {"cookie", `session="` + token + `"`}}, "", "token", "cookies session"},
 		{"cookie, empty", everywhere, fields{{"cookie", "session="}}, "", "", ""},
 		{"cookie of a longer name", everywhere, fields{{"cookie", "xsession=" + token}}, "", "", ""},
-		{"outputs are removed without a token", custom, fields{{"x-payload", "forged"}}, "", "", "fields x-payload"},
-		{"outputs are removed with one", custom, fields{{"x-jwt", token}, {"x-payload", "forged"}}, "", "token", "fields x-payload x-jwt"},
-		{"forwarded", func(r *jwt.Rule) { custom(r); r.Forward = true }, fields{{"x-jwt", token}}, "", "token", "fields x-payload"},
+		{"outputs are cleared without a token", custom, fields{{"x-payload", "forged"}}, "", "", "clear x-payload"},
+		{"outputs are cleared with one", custom, fields{{"x-jwt", token}, {"x-payload", "forged"}}, "", "token", "clear x-payload fields x-jwt"},
+		{"forwarded", func(r *jwt.Rule) { custom(r); r.Forward = true }, fields{{"x-jwt", token}}, "", "token", "clear x-payload"},
 		{"in two places", nil, bearer(token), "?access_token=" + token, "token", "fields authorization params access_token"},
 		{"two fields, one token", nil, fields{{"authorization", "Bearer " + token}, {"authorization", "Bearer " + token}}, "", "token", "fields authorization"},
 
@@ -106,7 +106,7 @@ func removals(f jwt.Found) string {
 	for _, part := range []struct {
 		name string
 		list []string
-	}{{"fields", f.Remove}, {"params", f.RemoveParams}, {"cookies", f.RemoveCookie}} {
+	}{{"clear", f.Clear}, {"fields", f.Remove}, {"params", f.RemoveParams}, {"cookies", f.RemoveCookie}} {
 		if len(part.list) > 0 {
 			out = append(out, part.name)
 			out = append(out, part.list...)
@@ -174,8 +174,8 @@ func TestOutputs(t *testing.T) {
 		t.Errorf("sets %q\nwant %q", f.Set, want)
 	}
 	for _, name := range []string{"x-payload", "x-none", "x-evil", "x-obj"} {
-		if !slices.Contains(f.Remove, name) {
-			t.Errorf("%s is not removed", name)
+		if !slices.Contains(f.Clear, name) || slices.Contains(f.Remove, name) { // Remove would take off what was set
+			t.Errorf("%s is not cleared, or removed", name)
 		}
 	}
 }

@@ -26,7 +26,7 @@ type spot struct {
 type location struct {
 	spot
 	rules []ruleAt
-	// removed is what Found says when the token is not forwarded: the fields that are always removed, and this place.
+	// removed is what Found says when the token is not forwarded: the fields that are always cleared, and this place.
 	removed Found
 }
 
@@ -52,7 +52,7 @@ func (r *Rule) spots() []spot {
 	return out
 }
 
-// locations gathers the spots of all rules, in the order of the rules. always are the fields that are removed in any case.
+// locations gathers the spots of all rules, in the order of the rules. always are the fields that are cleared in any case.
 func locations(rules []Rule, always []string) []location {
 	var out []location
 	for i := range rules {
@@ -69,14 +69,14 @@ func locations(rules []Rule, always []string) []location {
 }
 
 func (s spot) removal(always []string) Found {
-	out := Found{Remove: always}
+	out := Found{Clear: always}
 	switch {
 	case s.place == inQuery:
 		out.RemoveParams = []string{s.name}
 	case s.place == inCookie:
 		out.RemoveCookie = []string{s.name}
 	case !slices.Contains(always, s.name):
-		out.Remove = append(slices.Clip(slices.Clone(always)), s.name)
+		out.Remove = []string{s.name}
 	}
 	return out
 }

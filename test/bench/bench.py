@@ -41,7 +41,7 @@ class Bench:
         self.start([self.bin + "/load", "origin", "-a", self.origin], self.front)
 
     def certs(self):
-        """Root, intermediate and two leaves, P-256: the shape of the chains that the mesh's CA gives out."""
+        """Root, intermediate and three leaves, P-256: the shape of the chains that the mesh's CA gives out."""
         def sh(*a):
             subprocess.run(["openssl", *a], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.D)
         def sign(name, issuer, ext):
@@ -55,7 +55,7 @@ class Bench:
         sh("req", "-x509", *ec, "-keyout", "ca.key", "-out", "ca.pem", "-days", "30", "-subj", "/O=bench CA",
            "-addext", "basicConstraints=critical,CA:true", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
         sign("sub", "ca", "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\n")
-        for name, uri in (("in", peers.SERVER_ID), ("out", peers.CLIENT_ID)):
+        for name, uri in (("in", peers.SERVER_ID), ("out", peers.CLIENT_ID), ("stranger", peers.STRANGER_ID)):
             sign(name, "sub", f"subjectAltName=URI:{uri},DNS:{HOST}\nkeyUsage=critical,digitalSignature\n"
                  "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=critical,CA:false\n")
             chain = read(name + ".pem") + read("sub.pem")
@@ -88,8 +88,9 @@ class Bench:
         """A process that answers each line with a line of JSON."""
         return self.start(cmd, cpu, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def load(self, addr, conns=1, x=False):
-        return self.talker([self.bin + "/load", "load", "-a", addr, "-c", str(conns), "-H", HOST, "-p", PATH, *(["-x"] if x else [])], self.front)
+    def load(self, addr, conns=1, x=False, host=HOST, path=PATH, status=200):
+        return self.talker([self.bin + "/load", "load", "-a", addr, "-c", str(conns), "-H", host, "-p", path, "-s", str(status),
+                            *(["-x"] if x else [])], self.front)
 
     def end(self, p):
         if p.stdin:

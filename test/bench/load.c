@@ -1,7 +1,7 @@
 // load: one small program, two modes, for measuring HTTP/1.1 proxies.
 //
 //   load origin -a IP:PORT                       epoll origin. a path that ends in /big answers 1 MiB, everything else 1 KiB.
-//   load load -a IP:PORT [-c CONNS] [-H HOST] [-p PATH] [-x] [-n N [-r RATE]]
+//   load load -a IP:PORT [-c CONNS] [-H HOST] [-p PATH] [-s STATUS] [-x] [-n N [-r RATE]]
 //
 // load keeps CONNS connections open and then reads commands from stdin, one per line, answering each with one
 // line of JSON; the connections stay open between commands, so that slices on many peers can be interleaved:
@@ -10,7 +10,8 @@
 //   (end of file)  close and exit.
 // With -n one such command is run and the program ends. -x opens a new connection for every request (the time of the
 // connect is part of the latency) and asks for Connection: close.
-// Latencies are in microseconds. "err" counts answers other than 200, short answers and connections lost within a request.
+// Latencies are in microseconds. "err" counts answers other than STATUS (200), short answers and connections lost within
+// a request.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -183,7 +184,7 @@ struct conn {
 static struct conn *conns;
 static int nconns = 1, newconn, ep, timer;
 static struct sockaddr_in target;
-static char request[4096];
+static char request[4096], wanted[16] = "HTTP/1.1 200";
 static int requestlen;
 static long errors, lost;
 
@@ -246,7 +247,7 @@ static int advance(struct conn *c) {
         end[2] = 0;
         char *cl = header_value(c->head, "content-length");
         if (!cl) return -1;
-        c->ok = strncmp(c->head, "HTTP/1.1 200", 12) == 0;
+        c->ok = strncmp(c->head, wanted, 12) == 0;
         c->remain = atol(cl) - (c->headlen - (end + 4 - c->head));
         c->inbody = 1;
         if (c->remain <= 0) return c->remain == 0 ? 1 : -1;
@@ -347,11 +348,12 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_TIMERSLACK, 1);
   optind = 2;
-  while (argc > 2 && (o = getopt(argc, argv, "a:c:H:p:xn:r:")) != -1) {
+  while (argc > 2 && (o = getopt(argc, argv, "a:c:H:p:s:xn:r:")) != -1) {
     if (o == 'a') where = optarg;
     else if (o == 'c') nconns = atoi(optarg);
     else if (o == 'H') host = optarg;
     else if (o == 'p') path = optarg;
+    else if (o == 's') snprintf(wanted, sizeof wanted, "HTTP/1.1 %s", optarg);
     else if (o == 'x') newconn = 1;
     else if (o == 'n') once = atol(optarg);
     else if (o == 'r') rate = atof(optarg);
@@ -359,7 +361,7 @@ int main(int argc, char **argv) {
   }
   if (where && !strcmp(mode, "origin")) origin(where);
   if (!where || strcmp(mode, "load") || nconns < 1) {
-    fprintf(stderr, "usage: load origin -a IP:PORT | load load -a IP:PORT [-c conns] [-H host] [-p path] [-x] [-n requests] [-r rate]\n");
+    fprintf(stderr, "usage: load origin -a IP:PORT | load load -a IP:PORT [-c conns] [-H host] [-p path] [-s status] [-x] [-n requests] [-r rate]\n");
     return 2;
   }
   target = address(where);

@@ -2,7 +2,7 @@
 import json, os
 
 HOST = "echo.local"
-SERVER_ID, CLIENT_ID = "spiffe://cluster.local/ns/default/sa/server", "spiffe://cluster.local/ns/default/sa/client"
+SERVER_ID, CLIENT_ID, STRANGER_ID = ("spiffe://cluster.local/ns/default/sa/" + name for name in ("server", "client", "stranger"))
 T = "type.googleapis.com/"
 
 

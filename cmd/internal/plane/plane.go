@@ -135,7 +135,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	registry.MustRegister(ads, door, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "signet_quarantined_objects", Help: "Refused security objects without a last good version, which deny what they select.",
 	}, p.snapshots.quarantined), newProblemMetrics(&p.findings))
-	status := admin.New(admin.Config{Socket: filepath.Join(p.cfg.State, ControlSocket), Status: func() any { return p.status(ads) }})
+	exposed := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	status := admin.New(admin.Config{Socket: filepath.Join(p.cfg.State, ControlSocket), Status: func() any { return p.status(ads) },
+		Handlers: map[string]http.Handler{"GET /metrics": exposed}})
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return auth.Run(ctx) })
@@ -149,7 +151,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	g.Go(func() error { return p.serveAdmin(ctx, status) })
 	g.Go(func() error { return p.serve(ctx, server) })
 	g.Go(func() error { return p.report(ctx, own) })
-	g.Go(func() error { return serveMetrics(ctx, p.cfg.Metrics, registry) })
+	g.Go(func() error { return serveMetrics(ctx, p.cfg.Metrics, exposed) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -205,12 +207,12 @@ func (p *Plane) serve(ctx context.Context, server *grpc.Server) error {
 	return nil
 }
 
-func serveMetrics(ctx context.Context, ln net.Listener, registry *prometheus.Registry) error {
+func serveMetrics(ctx context.Context, ln net.Listener, exposed http.Handler) error {
 	if ln == nil {
 		return nil
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", exposed)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	if err := srv.Serve(ln); err != http.ErrServerClosed {

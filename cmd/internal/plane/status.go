@@ -57,19 +57,19 @@ func (f *findings) set(s *mesh.Snapshot, all []mesh.Problem) {
 			quarantined[o.Key] = true
 		}
 	}
+	told := map[mesh.Key]bool{}
 	out := make([]Problem, 0, len(all))
 	for i := range all {
 		p := &all[i]
 		state := "warning"
 		switch {
 		case p.Severity == mesh.Refused && quarantined[p.Key]:
-			state = "quarantined"
+			state, told[p.Key] = "quarantined", true
 		case p.Severity == mesh.Refused:
 			state = "refused"
 		case p.Dangling:
 			state = "unresolved"
 		}
-		delete(quarantined, p.Key)
 		where := ""
 		if p.Position.File != "" {
 			where = p.Position.String()
@@ -77,7 +77,7 @@ func (f *findings) set(s *mesh.Snapshot, all []mesh.Problem) {
 		out = append(out, Problem{state, p.Key.Kind, p.Key.Namespace, p.Key.Name, where, p.Field, p.Message})
 	}
 	for _, o := range s.Objects() { // refused before the last start
-		if quarantined[o.Key] {
+		if quarantined[o.Key] && !told[o.Key] {
 			out = append(out, Problem{State: "quarantined", Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Message: o.Annotations[mesh.QuarantineAnnotation]})
 		}
 	}
