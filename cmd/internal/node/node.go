@@ -137,6 +137,7 @@ func New(cfg Config) (*Node, error) {
 			"GET " + explain.DenialsPath: http.HandlerFunc(n.denials),
 		}})
 	n.parts = newParts(cfg.Log, n.namespace+"/"+n.workload, cfg.CacheDir)
+	n.parts.principal = n.principal
 	n.recorder.Registry().MustRegister(newPolicyMetrics(n.parts))
 	n.corridors = newCorridors(n)
 	return n, nil
@@ -246,6 +247,14 @@ func (n *Node) Status() (Status, bool) {
 		SDS: filepath.Join(n.cfg.RunDir, SDSSocket), Admin: filepath.Join(n.cfg.RunDir, AdminSocket),
 		NotAfter: snap.SVID.Leaf().NotAfter, Generation: view.generation,
 	}, true
+}
+
+// principal is the sidecar's own identity, nobody's while it has none.
+func (n *Node) principal() identity.ID {
+	if s := n.rotator.Current().SVID; s != nil {
+		return s.ID
+	}
+	return identity.ID{}
 }
 
 // dump is what the admin socket shows.

@@ -20,6 +20,7 @@ import (
 	policies "github.com/signet-mesh/signet/authz/compile"
 	"github.com/signet-mesh/signet/authz/extauthz"
 	"github.com/signet-mesh/signet/authz/rego"
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/identity/jwt/jwks"
 	"github.com/signet-mesh/signet/mesh"
@@ -39,6 +40,7 @@ import (
 type parts struct {
 	log       *slog.Logger
 	workload  string
+	principal func() identity.ID // the workload's own, nobody while it has none; nil is nobody
 	cache     string // directory of last good bundles and key sets, "" for none
 	clusters  atomic.Pointer[map[string]*upstream.Cluster]
 	registry  *limit.Registry
@@ -189,7 +191,7 @@ func (p *parts) Rego(r *mesh.Typed[*policy.RegoPolicy], v *mesh.View) (authz.Aut
 // ExtAuthz implements compile.Parts. Its connections go to the endpoints that the cluster has when they are made.
 func (p *parts) ExtAuthz(provider *meshconfig.MeshConfig_ExtensionProvider, cluster string) (authz.Authority, error) {
 	return keep(p, "authorizer "+cluster+" "+digest(provider), func() (*extauthz.Client, func(context.Context) error, error) {
-		c, err := extauthz.New(extauthz.Config{Provider: provider, Log: p.log, Dial: func(ctx context.Context) (net.Conn, error) {
+		c, err := extauthz.New(extauthz.Config{Provider: provider, Principal: p.principal, Log: p.log, Dial: func(ctx context.Context) (net.Conn, error) {
 			return p.dial(ctx, cluster)
 		}})
 		return c, nil, err

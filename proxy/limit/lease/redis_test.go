@@ -186,6 +186,9 @@ func (p *proxy) take(t testing.TB, b *limit.Bucket, n int) int {
 		if p.sure(t, b, limit.Key{1}).Allowed {
 			passed++
 		}
+		if t.Failed() {
+			t.FailNow()
+		}
 	}
 	return passed
 }
