@@ -4,14 +4,14 @@
 # make lint    go vet and staticcheck
 # make vuln    known vulnerabilities; needs https://vuln.go.dev
 # make fuzz    each fuzz target for FUZZTIME (5s)
-# make bench   the sidecar pair beside its peers
+# make bench   the sidecar pair beside its peers; make bench-policies: what deciding costs
 # make clean   remove what these made
 
 GO ?= go
 FUZZTIME ?= 5s
 ENVOY = $(CURDIR)/.cache/envoy/bin/envoy
 
-.PHONY: up build signet demo-tools setup test lint vuln fuzz bench clean
+.PHONY: up build signet demo-tools setup test lint vuln fuzz bench bench-policies clean
 
 # One plain command, no shell between: signals reach signet, and it notices when make is gone.
 up: signet demo-tools
@@ -57,6 +57,9 @@ fuzz:
 
 bench:
 	./test/bench/run.sh
+
+bench-policies:
+	./test/bench/policies.sh
 
 clean:
 	rm -rf bin .cache

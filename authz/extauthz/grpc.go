@@ -105,6 +105,8 @@ func rpcError(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case s.Code() == codes.DeadlineExceeded: // which the authorizer, told of the deadline, may see first
+		return errLate
 	case s.Code() == codes.Unavailable:
 		return fmt.Errorf("%v: %.256q", s.Code(), s.Message())
 	}
@@ -112,6 +114,7 @@ func rpcError(ctx context.Context, err error) error {
 }
 
 var (
+	errLate          = errors.New("no answer in time")
 	errNoStatus      = errors.New("it has neither a status nor an ok_response")
 	errContradiction = errors.New("its status is OK, its response is not")
 )

@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/gobwas/glob"
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -18,16 +17,17 @@ func numberOf(i int) value {
 const digits = "0123456789"
 
 // builtin is a built-in function that native code knows. Further arguments repeat the last. Arguments of a type that
-// OPA would call an error make the frame unsure.
+// OPA would call an error make the frame unsure; total says that there are none.
 type builtin struct {
 	arity int
 	fn    func(f *frame, a, b, c value) value
+	total bool
 }
 
 func builtins() map[string]builtin {
 	return map[string]builtin{
-		ast.Equal.Name:         {2, func(f *frame, a, b, _ value) value { return truth(equal(f, a, b)) }},
-		ast.NotEqual.Name:      {2, func(f *frame, a, b, _ value) value { return truth(!equal(f, a, b)) }},
+		ast.Equal.Name:         {2, func(f *frame, a, b, _ value) value { return truth(equal(f, a, b)) }, true},
+		ast.NotEqual.Name:      {2, func(f *frame, a, b, _ value) value { return truth(!equal(f, a, b)) }, true},
 		ast.LessThan.Name:      ordered(func(c int) bool { return c < 0 }),
 		ast.LessThanEq.Name:    ordered(func(c int) bool { return c <= 0 }),
 		ast.GreaterThan.Name:   ordered(func(c int) bool { return c > 0 }),
@@ -39,9 +39,9 @@ func builtins() map[string]builtin {
 		ast.TrimSuffix.Name:    strings2(func(a, b string) value { return exactly(strings.TrimSuffix(a, b)) }),
 		ast.Lower.Name:         strings1(strings.ToLower),
 		ast.Upper.Name:         strings1(strings.ToUpper),
-		ast.Member.Name:        {2, func(f *frame, a, b, _ value) value { return member(f, a, b) }},
-		ast.Count.Name:         {1, count},
-		ast.ArraySlice.Name:    {3, slice},
+		ast.Member.Name:        {2, func(f *frame, a, b, _ value) value { return member(f, a, b) }, true},
+		ast.Count.Name:         {1, count, false},
+		ast.ArraySlice.Name:    {3, slice, false},
 	}
 }
 
@@ -54,7 +54,7 @@ func strings1(fn func(string) string) builtin {
 			return f.unsure()
 		}
 		return exactly(fn(a.s))
-	}}
+	}, false}
 }
 
 func strings2(fn func(a, b string) value) builtin {
@@ -63,7 +63,7 @@ func strings2(fn func(a, b string) value) builtin {
 			return f.unsure()
 		}
 		return fn(a.s, b.s)
-	}}
+	}, false}
 }
 
 // ordered compares two strings or two numbers.
@@ -76,7 +76,7 @@ func ordered(ok func(int) bool) builtin {
 			return truth(ok(ast.Compare(ast.Number(a.s), ast.Number(b.s))))
 		}
 		return f.unsure()
-	}}
+	}, false}
 }
 
 // count is of an array.
@@ -98,55 +98,4 @@ func slice(f *frame, a, from, to value) value {
 	j = min(max(j, 0), int(a.hi-a.lo))
 	i = min(max(i, 0), j)
 	return value{kind: path, lo: a.lo + int32(i), hi: a.lo + int32(j)}
-}
-
-// glob lowers glob.match with a pattern and delimiters that are known now, compiled by the library that OPA uses.
-func (l *lowering) glob(e *ast.Expr, operands []*ast.Term, next func() (cont, error)) (cont, error) {
-	if len(operands) < 3 {
-		return nil, unsupported("%s", e)
-	}
-	pattern, ok := operands[0].Value.(ast.String)
-	if !ok {
-		return nil, unsupported("%s with a pattern that is not constant", ast.GlobMatch.Name)
-	}
-	delimiters, err := delimitersOf(operands[1].Value)
-	if err != nil {
-		return nil, err
-	}
-	compiled, err := glob.Compile(string(pattern), delimiters...)
-	if err != nil {
-		return nil, unsupported("the pattern %q", string(pattern))
-	}
-	return l.gen(operands[2], func() (yield, error) {
-		y, err := l.output(operands[3:], next)
-		return func(f *frame, v value) bool {
-			if v.kind != text {
-				f.bail = true
-				return true
-			}
-			return y(f, truth(compiled.Match(v.s)))
-		}, err
-	})
-}
-
-// delimitersOf are those of glob.match: null is none, [] a dot.
-func delimitersOf(v ast.Value) ([]rune, error) {
-	switch v := v.(type) {
-	case ast.Null:
-		return nil, nil
-	case *ast.Array:
-		out := []rune{}
-		for _, t := range terms(v) {
-			s, ok := t.Value.(ast.String)
-			if !ok || len([]rune(string(s))) != 1 {
-				return nil, unsupported("the delimiters %s", v)
-			}
-			out = append(out, []rune(string(s))...)
-		}
-		if len(out) == 0 {
-			out = []rune{'.'}
-		}
-		return out, nil
-	}
-	return nil, unsupported("delimiters that are not constant")
 }

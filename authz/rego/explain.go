@@ -27,7 +27,7 @@ func (p *Policy) Explain(ctx context.Context, c *authz.Connection, r *authz.Requ
 		return Explanation{Answer: authz.Answer{Err: errNothing}, Query: p.query.String()}
 	}
 	e := p.explain(ctx, s, c, r, false)
-	if e.Answer.Allowed && r != nil && r.DecodedPath != "" && s.reads.path() {
+	if e.Answer.Allowed && r != nil && r.DecodedPath != "" && s.twice {
 		if other := p.explain(ctx, s, c, r, true); !other.Answer.Allowed {
 			return other
 		}

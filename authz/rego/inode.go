@@ -2,6 +2,9 @@ package rego
 
 import (
 	"strconv"
+
+	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/identity/jwt"
 )
 
 // inode is a part of the input as native code sees it: an object that is only looked into, or a value. What has no
@@ -12,8 +15,11 @@ type inode struct {
 	get func(f *frame) value
 	// there reports whether an object is part of this input; nil if it always is.
 	there func(f *frame) bool
-	// headers says that members are header fields.
-	headers bool
+	// text is set beside get if the value is a string wherever there is one; cost is what it takes.
+	text getter
+	cost int
+	// headers says that members are header fields, segments that it is parsed_path, claims that it is a token's claims.
+	headers, segments, claims bool
 }
 
 func (n *inode) value(f *frame) value {
@@ -39,7 +45,7 @@ func (n *inode) child(f *frame, name string) value {
 
 func headerOf(f *frame, name string) value {
 	if name == ":path" {
-		return value{kind: text, s: f.path()}
+		return value{kind: text, s: f.target()}
 	}
 	s, ok := header(f.c, f.r, name, f.decoded)
 	if !ok {
@@ -48,30 +54,20 @@ func headerOf(f *frame, name string) value {
 	return value{kind: text, s: s}
 }
 
+// leaf is a string that is absent if it is "".
 func leaf(get func(f *frame) string) *inode {
-	return &inode{get: func(f *frame) value { return textOf(get(f)) }}
+	return textLeaf(cheap, func(f *frame) (string, bool) {
+		s := get(f)
+		return s, s != ""
+	})
+}
+
+func textLeaf(cost int, get getter) *inode {
+	d := textual(get, cost)
+	return &inode{get: d.unit, text: get, cost: cost}
 }
 
 func members(kids map[string]*inode) *inode { return &inode{kids: kids} }
-
-// ofRequest is a leaf below attributes.request or the token: absent on a TCP connection.
-func ofRequest(get func(f *frame) value) *inode {
-	return &inode{get: func(f *frame) value {
-		if f.r == nil {
-			return value{kind: undefined}
-		}
-		return get(f)
-	}}
-}
-
-func ofToken(get func(f *frame) value) *inode {
-	return ofRequest(func(f *frame) value {
-		if f.r.Token == nil {
-			return value{kind: undefined}
-		}
-		return get(f)
-	})
-}
 
 func isHTTP(f *frame) bool   { return f.r != nil }
 func hasToken(f *frame) bool { return f.r != nil && f.r.Token != nil }
@@ -86,37 +82,73 @@ func inputTree() *inode {
 			"request":     {there: isHTTP, kids: map[string]*inode{"http": httpTree()}},
 		}),
 		"source_principal": caller,
-		"parsed_path": ofRequest(func(f *frame) value {
+		"parsed_path": {segments: true, get: func(f *frame) value {
+			if f.r == nil {
+				return value{kind: undefined}
+			}
 			return value{kind: path, hi: int32(len(f.segments()))}
-		}),
+		}},
 		"token": tokenTree(),
 	})
 }
 
 func httpTree() *inode {
-	str := func(get func(f *frame) string) *inode {
-		return ofRequest(func(f *frame) value { return textOf(get(f)) })
-	}
 	return &inode{there: isHTTP, kids: map[string]*inode{
-		"method":   str(func(f *frame) string { return f.r.Method }),
-		"host":     str(func(f *frame) string { return f.r.Host }),
-		"scheme":   str(func(f *frame) string { return scheme(f.c) }),
-		"protocol": str(func(f *frame) string { return protocol(f.r) }),
-		"path":     str(func(f *frame) string { return f.path() }),
+		"method": textLeaf(1, func(f *frame) (string, bool) {
+			if f.r == nil {
+				return "", false
+			}
+			return f.r.Method, f.r.Method != ""
+		}),
+		"host": textLeaf(1, func(f *frame) (string, bool) {
+			if f.r == nil {
+				return "", false
+			}
+			return f.r.Host, f.r.Host != ""
+		}),
+		"path": textLeaf(cheap, func(f *frame) (string, bool) {
+			s := f.target()
+			return s, s != ""
+		}),
+		"scheme":   textLeaf(cheap, func(f *frame) (string, bool) { return scheme(f.c), f.r != nil }),
+		"protocol": textLeaf(cheap, func(f *frame) (string, bool) { return protocolOf(f.r), f.r != nil }),
 		"headers":  {there: isHTTP, headers: true},
 	}}
 }
 
+func protocolOf(r *authz.Request) string {
+	if r == nil {
+		return ""
+	}
+	return protocol(r)
+}
+
 func tokenTree() *inode {
-	str := func(get func(f *frame) string) *inode {
-		return ofToken(func(f *frame) value { return textOf(get(f)) })
+	str := func(cost int, get func(t *jwt.Token) string) *inode {
+		return textLeaf(cost, func(f *frame) (string, bool) {
+			if !hasToken(f) {
+				return "", false
+			}
+			s := get(f.r.Token)
+			return s, s != ""
+		})
 	}
 	return &inode{there: hasToken, kids: map[string]*inode{
-		"issuer":    str(func(f *frame) string { return f.r.Token.Issuer }),
-		"subject":   str(func(f *frame) string { return f.r.Token.Subject }),
-		"principal": str(func(f *frame) string { return f.r.Token.Principal() }),
-		"audiences": ofToken(func(*frame) value { return value{kind: audiences} }),
-		"claims":    ofToken(func(f *frame) value { return value{kind: claim, p: f.r.Token.Claims} }),
+		"issuer":    str(cheap, func(t *jwt.Token) string { return t.Issuer }),
+		"subject":   str(cheap, func(t *jwt.Token) string { return t.Subject }),
+		"principal": str(costClaim, func(t *jwt.Token) string { return t.Principal() }),
+		"audiences": {get: func(f *frame) value {
+			if !hasToken(f) {
+				return value{kind: undefined}
+			}
+			return value{kind: audiences}
+		}},
+		"claims": {claims: true, get: func(f *frame) value {
+			if !hasToken(f) {
+				return value{kind: undefined}
+			}
+			return value{kind: claim, p: f.r.Token.Claims}
+		}},
 	}}
 }
 

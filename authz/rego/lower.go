@@ -39,33 +39,34 @@ type (
 type lowering struct {
 	s         *snapshot
 	input     *inode
+	builtins  map[string]builtin
 	constants constants
 	ops       int
-	slots     int
-	units     map[string]unit
-	data      map[string]value
-	scope     map[ast.Var]int // the slots of the rule being lowered
-	bound     map[ast.Var]bool
+	sizes
+	rules   map[string]*direct
+	data    map[string]value
+	scope   map[ast.Var]int // the slots of the rule being lowered
+	bound   map[ast.Var]bool
+	aliases map[ast.Var]direct // what bound variables stand for that have no slot
+	// risky is set by what OPA may fail to evaluate.
+	risky bool
 }
 
 // lower compiles the query. The error says what it cannot.
 func lower(s *snapshot, query ast.Ref) (*native, error) {
 	l := &lowering{
-		s: s, input: inputTree(), constants: constants{left: maxConstants},
-		units: map[string]unit{}, data: map[string]value{},
+		s: s, input: inputTree(), builtins: builtins(), constants: constants{left: maxConstants},
+		rules: map[string]*direct{}, data: map[string]value{},
 	}
 	l.enter()
-	result := l.slot()
-	root, err := l.ref(query, func() (yield, error) {
-		return func(f *frame, v value) bool {
-			f.slots[result] = v
-			return true
-		}, nil
-	})
+	d, ok, err := l.directRef(query)
 	if err != nil {
 		return nil, err
 	}
-	return newNative(l.slots, result, root), nil
+	if !ok {
+		return nil, unsupported("%s", query)
+	}
+	return newNative(l.sizes, d.unit, d.truth), nil
 }
 
 func (l *lowering) slot() int {
@@ -82,9 +83,9 @@ func (l *lowering) op() error {
 
 // enter begins a rule, whose variables are its own; leave goes back to the one around.
 func (l *lowering) enter() (leave func()) {
-	scope, bound := l.scope, l.bound
-	l.scope, l.bound = map[ast.Var]int{}, map[ast.Var]bool{}
-	return func() { l.scope, l.bound = scope, bound }
+	scope, bound, aliases := l.scope, l.bound, l.aliases
+	l.scope, l.bound, l.aliases = map[ast.Var]int{}, map[ast.Var]bool{}, map[ast.Var]direct{}
+	return func() { l.scope, l.bound, l.aliases = scope, bound, aliases }
 }
 
 // bind gives a variable its slot.
@@ -95,42 +96,19 @@ func (l *lowering) bind(v ast.Var) int {
 		l.scope[v] = at
 	}
 	l.bound[v] = true
+	delete(l.aliases, v)
 	return at
-}
-
-// rule lowers a complete rule without arguments. Its value is kept for the rest of the evaluation.
-func (l *lowering) rule(path ast.Ref, rules []*ast.Rule) (unit, error) {
-	name := path.String()
-	if u, ok := l.units[name]; ok {
-		if u == nil {
-			return nil, unsupported("recursion")
-		}
-		return u, nil
-	}
-	l.units[name] = nil
-	once, err := l.definitions(path, rules, nil)
-	if err != nil {
-		return nil, err
-	}
-	kept := l.slot()
-	u := func(f *frame) value {
-		if f.slots[kept].kind == unset {
-			f.slots[kept] = once(f)
-		}
-		return f.slots[kept]
-	}
-	l.units[name] = u
-	return u, nil
 }
 
 // definitions lowers the definitions of a rule, or of a function called with the values in args. All that can be true
 // must agree; where they don't, topdown tells the conflict.
 func (l *lowering) definitions(path ast.Ref, rules []*ast.Rule, args []int) (unit, error) {
+	l.risky = true // definitions may be in conflict
 	out := l.slot()
 	otherwise := value{kind: undefined}
 	var all []definition
 	for _, r := range rules {
-		if !r.Ref().Equal(path) || r.Head.Key != nil || r.Head.RuleKind() != ast.SingleValue || len(r.Head.Args) != len(args) {
+		if !isComplete(path, r, len(args)) {
 			return nil, unsupported("the rule %s", r.Head)
 		}
 		if r.Default {

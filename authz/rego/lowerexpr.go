@@ -10,10 +10,17 @@ import (
 func found(*frame) bool { return true }
 
 func (l *lowering) body(b ast.Body, next func() (cont, error)) (cont, error) {
-	if len(b) == 0 {
-		return next()
+	steps, rest, err := l.steps(b)
+	if err != nil {
+		return nil, err
 	}
-	return l.expr(b[0], func() (cont, error) { return l.body(b[1:], next) })
+	var k cont
+	if len(rest) == 0 {
+		k, err = next()
+	} else {
+		k, err = l.expr(rest[0], func() (cont, error) { return l.body(rest[1:], next) })
+	}
+	return and(steps, k), err
 }
 
 func (l *lowering) expr(e *ast.Expr, next func() (cont, error)) (cont, error) {
@@ -127,6 +134,7 @@ func (l *lowering) call(e *ast.Expr, next func() (cont, error)) (cont, error) {
 	if operator.Equal(ast.Equality.Ref()) && len(operands) == 2 {
 		return l.unify(operands[0], operands[1], next)
 	}
+	l.risky = true
 	if operator[0].Equal(ast.DefaultRootDocument) {
 		return l.function(operator, operands, next)
 	}
@@ -134,7 +142,7 @@ func (l *lowering) call(e *ast.Expr, next func() (cont, error)) (cont, error) {
 	if name == ast.GlobMatch.Name {
 		return l.glob(e, operands, next)
 	}
-	b, ok := builtins()[name]
+	b, ok := l.builtins[name]
 	if !ok || len(operands) < b.arity || len(operands) > b.arity+1 {
 		return nil, unsupported("%s", name)
 	}

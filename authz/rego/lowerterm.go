@@ -9,24 +9,24 @@ func (l *lowering) gen(t *ast.Term, next func() (yield, error)) (cont, error) {
 	if err := l.op(); err != nil {
 		return nil, err
 	}
-	switch v := t.Value.(type) {
-	case ast.Ref:
-		return l.ref(v, next)
-	case ast.Var:
-		if !l.bound[v] {
-			return nil, unsupported("the unbound variable %s", v)
-		}
-		at := l.scope[v]
-		y, err := next()
-		return func(f *frame) bool { return y(f, f.slots[at]) }, err
+	d, ok, err := l.direct(t)
+	if err != nil {
+		return nil, err
 	}
-	if isConstant(t) {
-		v, err := l.constants.of(t.Value)
+	if ok {
+		l.risky = l.risky || !d.safe
+		return l.below(d, nil, next)
+	}
+	if r, isRef := t.Value.(ast.Ref); isRef {
+		d, rest, err := l.base(r)
 		if err != nil {
 			return nil, err
 		}
-		y, err := next()
-		return func(f *frame) bool { return y(f, v) }, err
+		l.risky = l.risky || !d.safe
+		return l.below(d, rest, next)
+	}
+	if v, isVar := t.Value.(ast.Var); isVar {
+		return nil, unsupported("the unbound variable %s", v)
 	}
 	switch v := t.Value.(type) {
 	case *ast.Array:
@@ -147,134 +147,31 @@ func (l *lowering) matchArray(of []*ast.Term, next func() (cont, error)) (yield,
 	}, err
 }
 
-// ref yields each value of a reference.
-func (l *lowering) ref(r ast.Ref, next func() (yield, error)) (cont, error) {
-	head, ok := r[0].Value.(ast.Var)
-	if !ok {
-		return nil, unsupported("%s", r)
-	}
-	switch {
-	case head.Equal(ast.InputRootDocument.Value):
-		return l.inputRef(r, next)
-	case head.Equal(ast.DefaultRootDocument.Value):
-		return l.dataRef(r, next)
-	case l.bound[head]:
-		at := l.scope[head]
-		return l.below(func(f *frame) value { return f.slots[at] }, r[1:], next)
-	}
-	return nil, unsupported("%s", r)
-}
-
-func (l *lowering) inputRef(r ast.Ref, next func() (yield, error)) (cont, error) {
-	n, i := l.input, 1
-	for ; i < len(r) && n.get == nil && !n.headers; i++ {
-		key, ok := r[i].Value.(ast.String)
-		if !ok || n.kids[string(key)] == nil {
-			return nil, unsupported("%s", r)
-		}
-		n = n.kids[string(key)]
-	}
-	if n.headers && i < len(r) {
-		if name, ok := r[i].Value.(ast.String); ok {
-			return l.below(func(f *frame) value {
-				if f.r == nil {
-					return value{kind: undefined}
-				}
-				return headerOf(f, string(name))
-			}, r[i+1:], next)
-		}
-		if v, ok := r[i].Value.(ast.Var); !ok || !l.bound[v] {
-			return nil, unsupported("%s", r)
-		}
-	}
-	return l.below(n.value, r[i:], next)
-}
-
-// dataRef is a rule's value, or base data. Packages are not read as a whole.
-func (l *lowering) dataRef(r ast.Ref, next func() (yield, error)) (cont, error) {
-	tree := l.s.compiler.RuleTree.Child(r[0].Value)
-	for i := 1; tree != nil; i++ {
-		if len(tree.Values) > 0 {
-			if len(tree.Children) > 0 {
-				return nil, unsupported("%s, below which there are rules", r[:i])
-			}
-			u, err := l.rule(r[:i], tree.Values)
-			if err != nil {
-				return nil, err
-			}
-			return l.below(u, r[i:], next)
-		}
-		if i == len(r) || !isKey(r[i]) {
-			return nil, unsupported("%s", r)
-		}
-		tree = tree.Child(r[i].Value)
-	}
-	v, rest, err := l.baseData(r)
-	if err != nil {
-		return nil, err
-	}
-	return l.below(func(*frame) value { return v }, rest, next)
-}
-
-// baseData is as much of the base document as a reference names by constants, and what is left of the reference.
-func (l *lowering) baseData(r ast.Ref) (value, ast.Ref, error) {
-	at := ast.Value(l.s.data)
-	i := 1
-	for ; i < len(r) && isKey(r[i]); i++ {
-		o, ok := at.(ast.Object)
-		if !ok {
-			break
-		}
-		t := o.Get(r[i])
-		if t == nil {
-			return value{kind: undefined}, nil, nil
-		}
-		at = t.Value
-	}
-	name := r[:i].String()
-	if v, ok := l.data[name]; ok {
-		return v, r[i:], nil
-	}
-	v, err := l.constants.of(at)
-	l.data[name] = v
-	return v, r[i:], err
-}
-
 // below yields what is at the operands of a reference below a value. A free variable takes each key in turn.
-func (l *lowering) below(base unit, operands ast.Ref, next func() (yield, error)) (cont, error) {
-	if err := l.op(); err != nil {
-		return nil, err
-	}
-	if len(operands) == 0 {
-		y, err := next()
-		return func(f *frame) bool {
-			v := base(f)
-			if f.bail {
-				return true
-			}
-			return v.kind != undefined && y(f, v)
-		}, err
-	}
-	v, isVar := operands[0].Value.(ast.Var)
-	if isVar && !l.bound[v] {
-		return l.iterateBelow(base, l.bind(v), operands[1:], next)
-	}
-	key, err := l.key(operands[0])
-	if err != nil {
-		return nil, err
-	}
-	return l.below(func(f *frame) value {
-		v := base(f)
-		if v.kind == undefined || f.bail {
-			return v
+func (l *lowering) below(d direct, operands ast.Ref, next func() (yield, error)) (cont, error) {
+	for i, t := range operands {
+		if v, isVar := t.Value.(ast.Var); isVar && !l.bound[v] {
+			return l.iterateBelow(d.unit, l.bind(v), operands[i+1:], next)
 		}
-		return lookup(f, v, key(f))
-	}, operands[1:], next)
+		var err error
+		if d, err = l.at(d, t); err != nil {
+			return nil, err
+		}
+	}
+	y, err := next()
+	unit := d.unit
+	return func(f *frame) bool {
+		v := unit(f)
+		if f.bail {
+			return true
+		}
+		return v.kind != undefined && y(f, v)
+	}, err
 }
 
 func (l *lowering) iterateBelow(base unit, key int, operands ast.Ref, next func() (yield, error)) (cont, error) {
 	elem := l.slot()
-	k, err := l.below(func(f *frame) value { return f.slots[elem] }, operands, next)
+	k, err := l.below(slotted(elem), operands, next)
 	return func(f *frame) bool {
 		v := base(f)
 		if f.bail || v.kind == undefined {
@@ -282,19 +179,6 @@ func (l *lowering) iterateBelow(base unit, key int, operands ast.Ref, next func(
 		}
 		return iterate(f, v, key, elem, k)
 	}, err
-}
-
-// key is an operand of a reference that has a value.
-func (l *lowering) key(t *ast.Term) (unit, error) {
-	if v, ok := t.Value.(ast.Var); ok {
-		at := l.scope[v]
-		return func(f *frame) value { return f.slots[at] }, nil
-	}
-	if !isConstant(t) {
-		return nil, unsupported("the key %s", t)
-	}
-	v, err := l.constants.of(t.Value)
-	return func(*frame) value { return v }, err
 }
 
 // iterable reports whether every may run over a value.

@@ -67,6 +67,7 @@ func peer(t testing.TB, account string) *authz.Connection {
 // baseData is the base document of the policies in testdata.
 const baseData = `{
 	"principals": ["spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/app"],
+	"paths": ["/people/7", "/people", "/each/8"],
 	"methods": {"get": {"ok": false}, "head": {"ok": 1}, "delete": true},
 	"roles": {
 		"spiffe://cluster.local/ns/shop/sa/boss": ["admin", "reader"],

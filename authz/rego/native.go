@@ -3,6 +3,7 @@ package rego
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -12,18 +13,24 @@ import (
 // Lowered decisions that are compared with topdown's: the first of each snapshot, then one of every canaryEvery.
 const (
 	canaryFirst = 64
-	canaryEvery = 1024
+	canaryEvery = 4096
 )
 
-// native is a policy lowered to native code. Immutable but for its memory and its count.
+// native is a policy lowered to native code. Immutable but for its memory and its counts.
 type native struct {
-	root   cont
-	result int
-	frames sync.Pool // of *frame
+	root unit
+	// simple says that the value is true or false wherever native code is sure, or undefined.
+	simple bool
+	frames sync.Pool    // of *frame
+	made   atomic.Int32 // frames
+	young  atomic.Int32 // decisions that are still to be compared before one of canaryEvery is
 }
 
-func newNative(slots, result int, root cont) *native {
-	return &native{root: root, result: result, frames: sync.Pool{New: func() any { return &frame{slots: make([]value, slots)} }}}
+func newNative(n sizes, root unit, simple bool) *native {
+	out := &native{root: root, simple: simple}
+	out.frames.New = func() any { return newFrame(n, int(out.made.Add(1))) }
+	out.young.Store(canaryFirst)
+	return out
 }
 
 // run evaluates one reading. ok is false if native code isn't sure. The value is valid until the frame is put back.
@@ -33,49 +40,87 @@ func (n *native) run(f *frame) (v value, ok bool) {
 			v, ok = value{}, false
 		}
 	}()
-	n.root(f)
-	if f.bail {
-		return value{}, false
+	v = n.root(f)
+	return v, !f.bail
+}
+
+// quick judges by a lowered policy whose decision is true or false. ok is false if there is more to it.
+func (p *Policy) quick(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request) (allowed, ok bool) {
+	if !s.native.simple {
+		return false, false
 	}
-	if v = f.slots[n.result]; v.kind == unset {
-		v.kind = undefined
+	f := s.native.frames.Get().(*frame)
+	defer s.native.frames.Put(f)
+	for decoded := false; ; decoded = true {
+		f.reset(c, r, decoded)
+		v, ok := p.trusted(ctx, s, f)
+		switch {
+		case !ok || v.kind != boolean: // judged again, and counted then
+			if ok {
+				p.natively.undo(f.shard)
+			}
+			if decoded {
+				p.natively.undo(f.shard)
+			}
+			return false, false
+		case !v.b, decoded, r == nil, r.DecodedPath == "", !s.twice:
+			return v.b, true
+		}
+	}
+}
+
+// trusted runs one reading and compares its value with topdown's if its turn has come. ok is false if native code isn't
+// sure, or was wrong.
+func (p *Policy) trusted(ctx context.Context, s *snapshot, f *frame) (v value, ok bool) {
+	if v, ok = s.native.run(f); !ok {
+		return v, false
+	}
+	n := p.natively.add(f.shard)
+	young := s.native.young.Load() > 0 && s.native.young.Add(-1) >= 0
+	if n%canaryEvery != 0 && !young {
+		return v, true
+	}
+	if !p.agrees(ctx, s, f, v) {
+		p.natively.undo(f.shard)
+		return v, false
 	}
 	return v, true
 }
 
-// decideNative answers by native code; ok is false if topdown must. count is the number of the evaluation.
-func (p *Policy) decideNative(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool, count uint64) (_ authz.Answer, ok bool) {
+// decideNative answers by native code; ok is false if topdown must.
+func (p *Policy) decideNative(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) (_ authz.Answer, ok bool) {
 	f := s.native.frames.Get().(*frame)
 	defer s.native.frames.Put(f)
 	f.reset(c, r, decoded)
-	v, ok := s.native.run(f)
-	if !ok {
+	v, ok := p.trusted(ctx, s, f)
+	switch {
+	case !ok:
 		return authz.Answer{}, false
-	}
-	p.natively.Add(1)
-	var value ast.Value
-	canary := count-s.since <= canaryFirst || count%canaryEvery == 0
-	if v.kind != undefined && (canary || v.kind != boolean) {
-		if value = f.toAST(v); value == nil {
-			return authz.Answer{}, false
-		}
-	}
-	if canary && !p.agrees(ctx, s, c, r, decoded, value) {
-		return authz.Answer{}, false
-	}
-	if v.kind == boolean {
+	case v.kind == boolean:
 		return authz.Answer{Allowed: v.b}, true
+	case v.kind == undefined:
+		return p.answer(nil, nil), true
 	}
-	return p.answer(value, nil), true
+	of := f.toAST(v)
+	if of == nil {
+		return authz.Answer{}, false
+	}
+	return p.answer(of, nil), true
 }
 
 // agrees compares a lowered decision with that of topdown without its rule index. After the first difference the policy
 // is never again judged by native code. A topdown that ran out of time says nothing, nor does a request that it has no
 // input of.
-func (p *Policy) agrees(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool, lowered ast.Value) bool {
-	input, err := buildInput(s.reads, c, r, decoded)
+func (p *Policy) agrees(ctx context.Context, s *snapshot, f *frame, v value) bool {
+	input, err := buildInput(s.reads, f.c, f.r, f.decoded)
 	if err != nil {
 		return true
+	}
+	var lowered ast.Value
+	if v.kind != undefined {
+		if lowered = f.toAST(v); lowered == nil {
+			return false
+		}
 	}
 	asked, err := p.run(ctx, s, input, false)
 	switch {

@@ -127,9 +127,14 @@ func (p *Policy) Ask(ctx context.Context, c *authz.Connection, r *authz.Request)
 		p.fail(errNothing)
 		return authz.Answer{Err: errNothing}
 	}
+	if s.native != nil && p.reporter == nil && !p.distrusted.Load() {
+		if allowed, ok := p.quick(ctx, s, c, r); ok {
+			return authz.Answer{Allowed: allowed}
+		}
+	}
 	started := p.startLog()
 	v := p.decide(ctx, s, c, r, false)
-	if v.answer.Allowed && r != nil && r.DecodedPath != "" && s.reads.path() {
+	if v.answer.Allowed && r != nil && r.DecodedPath != "" && s.twice {
 		if other := p.decide(ctx, s, c, r, true); !other.answer.Allowed {
 			v = other
 		}
@@ -147,12 +152,12 @@ type verdict struct {
 
 // decide evaluates one reading of the request: natively where the policy was lowered, else by topdown.
 func (p *Policy) decide(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) verdict {
-	n := p.evaluations.Add(1)
 	if s.native != nil && !p.distrusted.Load() {
-		if answer, ok := p.decideNative(ctx, s, c, r, decoded, n); ok {
+		if answer, ok := p.decideNative(ctx, s, c, r, decoded); ok {
 			return verdict{answer: answer, decoded: decoded}
 		}
 	}
+	p.evaluations.Add(1)
 	value, err := p.evaluate(ctx, s, c, r, decoded)
 	answer := p.answer(value, err)
 	return verdict{answer: answer, value: value, decoded: decoded}

@@ -224,7 +224,7 @@ func TestConcurrently(t *testing.T) {
 					if name == "every.rego" {
 						want = true // people is segment 0, and GET method 0
 					}
-					if a := p.Ask(t.Context(), peer(t, "web"), r); name != "tricky.rego" && a.Allowed != want {
+					if a := p.Ask(t.Context(), peer(t, "web"), r); name != "tricky.rego" && name != "order.rego" && a.Allowed != want {
 						t.Errorf("%s: %+v", name, a)
 					}
 				}
@@ -239,7 +239,7 @@ func TestPanic(t *testing.T) {
 	p := made(t, plain, "data.m.allow")
 	s := p.current.Load()
 	get := &authz.Request{Method: "GET", Path: "/", Headers: fields{}}
-	s.native.root = func(*frame) bool { panic("native") }
+	s.native.root = func(*frame) value { panic("native") }
 	if a := p.Ask(t.Context(), peer(t, ""), get); !a.Allowed || p.Status().Natively != 0 {
 		t.Errorf("%+v, %+v", a, p.Status())
 	}

@@ -26,8 +26,8 @@ type snapshot struct {
 	data     ast.Object
 	reads    *reads
 	revision string
-	// since is the number of evaluations before it.
-	since uint64
+	// twice says that both readings of a path must be judged.
+	twice bool
 	// native is nil if the policy could not be lowered, and notLowered why.
 	native     *native
 	notLowered string
@@ -44,7 +44,7 @@ func (p *Policy) compile(m material) (made *snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &snapshot{revision: m.revision, since: p.evaluations.Load()}
+	s := &snapshot{revision: m.revision}
 	if err := s.load(m.data); err != nil {
 		return nil, err
 	}
@@ -58,6 +58,7 @@ func (p *Policy) compile(m material) (made *snapshot, err error) {
 		return nil, err
 	}
 	s.reads = readsOf(s.compiler, p.query)
+	s.twice = s.reads.path()
 	if s.reads.body() {
 		s.notLowered = "it reads the body"
 	} else if s.native, err = lower(s, p.query); err != nil {

@@ -29,9 +29,27 @@ type Status struct {
 	DecisionLog *DecisionLogStatus
 }
 
+// tally counts in several places, so that cores don't fight for one.
+type tally [8]struct {
+	n atomic.Uint64
+	_ [120]byte // two cache lines: they are fetched in pairs
+}
+
+func (t *tally) add(shard int) uint64 { return t[shard%len(t)].n.Add(1) }
+func (t *tally) undo(shard int)       { t[shard%len(t)].n.Add(^uint64(0)) }
+
+func (t *tally) sum() (n uint64) {
+	for i := range t {
+		n += t[i].n.Load()
+	}
+	return n
+}
+
 // counters are what a Policy counts of itself.
 type counters struct {
-	evaluations, natively, undefined, errors, timeouts, differences atomic.Uint64
+	natively tally
+	// evaluations are those by topdown.
+	evaluations, undefined, errors, timeouts, differences atomic.Uint64
 	// distrusted is set for good by the first difference between native code and topdown.
 	distrusted atomic.Bool
 	last       atomic.Pointer[failure]
@@ -51,9 +69,10 @@ func (c *counters) fail(err error) {
 // Status reports. It is cheap.
 func (p *Policy) Status() Status {
 	s := Status{
-		Evaluations: p.evaluations.Load(), Natively: p.natively.Load(), CanaryDifferences: p.differences.Load(),
+		Evaluations: p.evaluations.Load(), Natively: p.natively.sum(), CanaryDifferences: p.differences.Load(),
 		Errors: p.errors.Load(), Timeouts: p.timeouts.Load(), Undefined: p.undefined.Load(),
 	}
+	s.Evaluations += s.Natively
 	if f := p.last.Load(); f != nil {
 		s.LastError, s.LastErrorAt = f.text, f.at
 	}

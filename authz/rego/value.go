@@ -34,12 +34,8 @@ type value struct {
 	p      any
 }
 
-func textOf(s string) value {
-	if s == "" {
-		return value{kind: undefined}
-	}
-	return value{kind: text, s: s}
-}
+// holds reports whether an expression with that value is true: every value is but false.
+func (v value) holds() bool { return v.kind != undefined && (v.kind != boolean || v.b) }
 
 func truth(b bool) value { return value{kind: boolean, b: b} }
 
@@ -227,6 +223,9 @@ func equal(f *frame, a, b value) bool {
 		if a.kind <= number || b.kind <= number {
 			return false // a scalar is no composite
 		}
+		if n, m := f.length(a), f.length(b); n >= 0 && m >= 0 {
+			return n == m && f.sameElements(a, b, n)
+		}
 		x, y := f.toAST(a), f.toAST(b)
 		return x != nil && y != nil && ast.Compare(x, y) == 0
 	}
@@ -240,6 +239,15 @@ func equal(f *frame, a, b value) bool {
 		return a.s == b.s
 	case number:
 		return a.s == b.s || ast.Compare(ast.Number(a.s), ast.Number(b.s)) == 0
+	}
+	return true
+}
+
+func (f *frame) sameElements(a, b value, n int) bool {
+	for i := range n {
+		if f.tick(); !equal(f, f.index(a, i), f.index(b, i)) {
+			return false
+		}
 	}
 	return true
 }

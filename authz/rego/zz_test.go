@@ -1,14 +1,13 @@
 package rego
-import ("testing";"fmt";"time")
-func TestZZ(t *testing.T){
- for _, n := range []string{"spiffe.rego","globs.rego","every.rego","tricky.rego"} {
-  p := corpus(t)[n]
-  for _, m := range p.current.Load().compiler.Modules { for _, r := range m.Rules { fmt.Println(r) } }
- }
- p := corpus(t)
- for _, n := range []string{"spiffe.rego","comprehension.rego"} {
-  s := p[n].current.Load()
-  c := peer(t,"web")
-  _ = c; _ = s; _ = time.Now
- }
+import ("testing";"github.com/signet-mesh/signet/authz";"context")
+func BenchmarkInput(b *testing.B){
+	c := peer(b, "web")
+	r := &authz.Request{Method: "GET", Path: "/people/12", Host: "menu", Headers: fields{"x-tier", "gold", "user-agent", "curl"}, Minor: 1}
+	for _, name := range []string{"spiffe.rego", "globs.rego", "decision.rego", "comprehension.rego"} {
+		p := corpus(b)[name]
+		s := p.current.Load()
+		b.Run(name+"/input", func(b *testing.B) { b.ReportAllocs(); for b.Loop() { buildInput(s.reads,c,r,false)}})
+		in, _ := buildInput(s.reads,c,r,false)
+		b.Run(name+"/run", func(b *testing.B) { b.ReportAllocs(); for b.Loop() { p.run(context.Background(), s, in, true)}})
+	}
 }

@@ -25,7 +25,7 @@ func appendJSON(b []byte, workload string, r *proxy.Record) []byte {
 		b = append(b, "null"...)
 	} else {
 		b = appendRunes(append(b, '"'), r.Path, maxPath)
-		b = append(appendRunes(b, r.Query, maxPath), '"')
+		b = append(appendRunes(b, withoutTokens(r.Query), maxPath), '"')
 	}
 	b = append(b, `,"protocol":`...)
 	if r.TCP {

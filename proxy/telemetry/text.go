@@ -30,7 +30,7 @@ func appendText(b []byte, workload string, r *proxy.Record) []byte {
 		b = append(b, '-')
 	} else {
 		b = appendEscaped(b, r.Path, maxPath, '"')
-		b = appendEscaped(b, r.Query, maxPath, '"')
+		b = appendEscaped(b, withoutTokens(r.Query), maxPath, '"')
 	}
 	b = append(b, ' ')
 	b = append(appendProtocol(b, r), `" `...)

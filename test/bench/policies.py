@@ -143,7 +143,7 @@ def main():
     a.add_argument("--out")
     a = a.parse_args()
     out = {"versions": bench.versions()}
-    print(f"# Policies; {a.cycles} cycles, {a.rounds} rounds; medians\n\n{out['versions']}")
+    print(f"# Policies; {a.cycles} cycles, {a.rounds} rounds; medians\n\n{out['versions']}", flush=True)
     met = True
     if a.only != "parts":
         out["proxies"] = proxies(a)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +52,7 @@ decision := false if startswith(input.attributes.request.http.path, "/conflict")
 
 func TestRego(t *testing.T) {
 	t.Parallel()
-	k := newKitchen(t, map[string]string{"policies.yaml": regoModules()})
+	k := newGatehouse(t, map[string]string{"policies.yaml": regoModules()})
 	const tomato, peas = `{"soup":"tomato"}`, `{"soup":"peas"}`
 	key, jsonBody, chunked := []string{"-H", "x-key: sesame"}, []string{"-H", "content-type: application/json", "-d", tomato}, []string{"-H", "transfer-encoding: chunked"}
 	for _, c := range []struct {
@@ -109,7 +110,7 @@ func TestRego(t *testing.T) {
 }
 
 // regoObjects is what a decision that is an object does to request and response.
-func regoObjects(t *testing.T, k *kitchen) {
+func regoObjects(t *testing.T, k *gatehouse) {
 	out := k.get(t, "/object?a=1&debug=2", "-H", "x-key: sesame", "-H", "x-secret: s", "-H", "x-cook: forged")
 	wants(t, out, "HTTP/1.1 200", "GET /object?a=1\n", "X-Cook: spiffe://cluster.local/ns/lab/sa/web\r\n", "X-Tags: a\r\nX-Tags: b\r\n", "x-verdict: yes\r\n", "x-oven: hot\r\n")
 	for _, bad := range []string{"X-Secret", "forged", "debug"} {
@@ -127,7 +128,7 @@ func regoObjects(t *testing.T, k *kitchen) {
 }
 
 // regoBodies has bodies that a policy looks at: they arrive whole, or are refused by their size.
-func regoBodies(t *testing.T, k *kitchen) {
+func regoBodies(t *testing.T, k *gatehouse) {
 	// 64 KiB is what a policy sees. JSON may end there to the byte.
 	fits := `{"soup":"tomato","x":"` + strings.Repeat("x", 64<<10-24) + `"}`
 	for _, more := range [][]string{nil, {"-H", "transfer-encoding: chunked"}, {"-H", "expect: 100-continue"}, {"-H", "expect: 100-continue", "-H", "transfer-encoding: chunked"}} {
@@ -159,7 +160,7 @@ func save1(t *testing.T, text string) string {
 
 // TestRegoFollows shows how soon a changed policy decides, and that one which is broken changes nothing.
 func TestRegoFollows(t *testing.T) {
-	k := newKitchen(t, map[string]string{"custom.yaml": custom("p", "p", "/p")})
+	k := newGatehouse(t, map[string]string{"custom.yaml": custom("p", "p", "/p")})
 	module := func(allow string) string { return regoPolicy("lab/p", "data.p.allow", "package p\nallow := "+allow) }
 	for _, step := range []struct{ text, want string }{
 		{module("true"), "200"}, {module("false"), "403"}, {module(`input.attributes.request.http.method == "GET"`), "200"},
@@ -195,7 +196,7 @@ func TestRegoBuiltins(t *testing.T) {
 	if _, errs, exit := run(t, "signet", "up", "--state", shortDir(t), "--control-address", "127.0.0.1:0", dir); exit != 2 || !strings.Contains(errs, "http.send") {
 		t.Errorf("up: exit %d\n%s", exit, errs)
 	}
-	k := newKitchen(t, map[string]string{"p.yaml": text}, "--allow-rego-builtin", "http.send")
+	k := newGatehouse(t, map[string]string{"p.yaml": text}, "--allow-rego-builtin", "http.send")
 	if got := k.code(t, "/p"); got != "200" {
 		t.Errorf("allowed, it got %s", got)
 	}
@@ -248,7 +249,7 @@ func TestRegoBundle(t *testing.T) {
 	l.set(t, "package menu\nallow := input.attributes.request.http.path == \"/menu/soup\"\n")
 	l.Server = httptest.NewServer(l)
 	defer l.Close()
-	k := newKitchen(t, map[string]string{"menu.yaml": objects(custom("menu", "menu", "/menu/*"),
+	k := newGatehouse(t, map[string]string{"menu.yaml": objects(custom("menu", "menu", "/menu/*"),
 		object("policy.signet.dev/v1alpha1", "RegoPolicy", "lab/menu", "query: data.menu.allow\nbundle: {url: \""+l.URL+"\", path: bundles/menu.tar.gz, polling: {minDelay: 0.2s, maxDelay: 0.3s}}"))})
 	k.becomes(t, 5*time.Second, "200", "/menu/soup")
 	if got := k.code(t, "/menu/cake"); got != "403" {
@@ -281,7 +282,7 @@ func TestRegoBundle(t *testing.T) {
 // TestDryRun has policies that would all refuse: none has an effect, all are counted and logged.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
-	k := newKitchen(t, map[string]string{"config.yaml": meshConfig("accessLogEncoding: JSON"), "policies.yaml": objects(
+	k := newGatehouse(t, map[string]string{"config.yaml": meshConfig("accessLogEncoding: JSON"), "policies.yaml": objects(
 		rehearsed(onOven("would-deny", "DENY", onPath("/deny"))),
 		rehearsed(onOven("would-allow", "ALLOW", onPath("/allow"))),
 		rehearsed(custom("would-ask", "ask", "/ask*")),
@@ -304,10 +305,11 @@ func TestDryRun(t *testing.T) {
 		if !strings.HasPrefix(out, "HTTP/1.1 "+c.want) || strings.Contains(out, "X-Asked") {
 			t.Errorf("%s: want %s\n%s", c.path, c.want, out)
 		}
-		line := k.line(t, c.path)
+		status, _ := strconv.Atoi(c.want)
+		line := k.jsonLogged(t, "lab.oven", c.path, status)
 		for member, want := range map[string][]string{"dry_run_denied": c.denied, "dry_run_allowed": c.allowed} {
 			for _, by := range want {
-				if got := fmt.Sprint(line[member]); !slices.Contains(strings.Fields(strings.Trim(got, "[]")), by) && !strings.Contains(got, by) {
+				if got, _ := line[member].([]any); !slices.Contains(got, any(by)) {
 					t.Errorf("%s: %s is %v, lacks %s", c.path, member, got, by)
 				}
 			}

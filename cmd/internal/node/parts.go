@@ -41,7 +41,7 @@ type parts struct {
 	log       *slog.Logger
 	workload  string
 	principal func() identity.ID // the workload's own, nobody while it has none; nil is nobody
-	cache     string // directory of last good bundles and key sets, "" for none
+	cache     string             // directory of last good bundles and key sets, "" for none
 	clusters  atomic.Pointer[map[string]*upstream.Cluster]
 	registry  *limit.Registry
 	compiled  *policies.Cache

@@ -102,7 +102,13 @@ func send(ctx context.Context, client redis.UniversalClient, calls []*call) erro
 				c.reply = pipe.EvalSha(ctx, c.script.digest, []string{c.key}, c.args...)
 			}
 		}
-		_, _ = pipe.Exec(ctx) // each reply has its error
+		if _, err := pipe.Exec(ctx); err != nil {
+			for _, c := range unseen { // each reply has its error, but when the server refused the connection, as with WRONGPASS
+				if c.reply.Err() == nil && c.reply.Val() == nil {
+					c.reply.SetErr(err)
+				}
+			}
+		}
 		unseen = unseen[:0:0]
 		for _, c := range calls {
 			if err := c.reply.Err(); err != nil && (errors.Is(err, redis.ErrNoScript) || redis.HasErrorPrefix(err, "NOSCRIPT")) {

@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// kitchen is a mesh of two callers, web and guest, and of oven, whose policies are tested.
-type kitchen struct {
+// gatehouse is a mesh of two callers, web and guest, and of oven, whose policies are tested.
+type gatehouse struct {
 	*running
 	ip         string // prefix: web is 1, oven 2, guest 3
 	web, guest string // their HTTP proxies
 }
 
-// newKitchen starts it with files besides the workloads. The program behind oven says what it saw.
-func newKitchen(t *testing.T, files map[string]string, flags ...string) *kitchen {
+// newGatehouse starts it with files besides the workloads. The program behind oven says what it saw.
+func newGatehouse(t *testing.T, files map[string]string, flags ...string) *gatehouse {
 	t.Helper()
-	k := &kitchen{ip: addr()}
+	k := &gatehouse{ip: addr()}
 	all := map[string]string{"workloads.yaml": objects(strict,
 		entry("lab/web", k.ip+"1", "web", "app: web", ""),
 		entry("lab/oven", k.ip+"2", "oven", "app: oven", ""),
@@ -61,7 +61,7 @@ func digest(body string) string {
 }
 
 // get is web's request to oven, with more arguments of curl, and its whole response.
-func (k *kitchen) get(t *testing.T, path string, args ...string) string {
+func (k *gatehouse) get(t *testing.T, path string, args ...string) string {
 	t.Helper()
 	out, exit := curl(t, append(append([]string{"-x", k.web}, args...), "http://oven.lab"+path)...)
 	if exit != 0 {
@@ -71,13 +71,13 @@ func (k *kitchen) get(t *testing.T, path string, args ...string) string {
 }
 
 // code is the status of web's request to oven.
-func (k *kitchen) code(t *testing.T, path string, args ...string) string {
+func (k *gatehouse) code(t *testing.T, path string, args ...string) string {
 	t.Helper()
 	return code(t, append(append([]string{"-x", k.web}, args...), "http://oven.lab"+path)...)
 }
 
 // becomes waits until a request is answered with a status.
-func (k *kitchen) becomes(t *testing.T, within time.Duration, want, path string, args ...string) {
+func (k *gatehouse) becomes(t *testing.T, within time.Duration, want, path string, args ...string) {
 	t.Helper()
 	began := time.Now()
 	eventually(t, within, func() string {
@@ -87,17 +87,6 @@ func (k *kitchen) becomes(t *testing.T, within time.Duration, want, path string,
 		return ""
 	})
 	t.Logf("%s became %s after %s", path, want, time.Since(began).Round(time.Millisecond))
-}
-
-// line waits for the line of oven's access log, in JSON, of a request to a path.
-func (k *kitchen) line(t *testing.T, path string) map[string]any {
-	t.Helper()
-	line := k.logged(t, `^\{"workload":"lab\.oven"`, `"path":"`+path+`"`)
-	var members map[string]any
-	if err := json.Unmarshal([]byte(line), &members); err != nil {
-		t.Fatalf("%v in %s", err, line)
-	}
-	return members
 }
 
 // finding is one problem of `signet status -o json`.
