@@ -49,11 +49,13 @@ func readProviders(c *meshconfig.MeshConfig) map[string]*meshconfig.MeshConfig_E
 		if http == nil && p.GetEnvoyExtAuthzGrpc() == nil {
 			continue
 		}
-		if old := http.GetIncludeHeadersInCheck(); len(old) > 0 { //nolint:staticcheck // deprecated, and still written
+		//lint:ignore SA1019 deprecated, and still written
+		if old := http.GetIncludeHeadersInCheck(); len(old) > 0 {
 			p = proto.CloneOf(p)
 			http = p.GetEnvoyExtAuthzHttp()
 			http.IncludeRequestHeadersInCheck = append(http.IncludeRequestHeadersInCheck, old...)
-			http.IncludeHeadersInCheck = nil //nolint:staticcheck // as above
+			//lint:ignore SA1019 as above
+			http.IncludeHeadersInCheck = nil
 		}
 		if out == nil {
 			out = make(map[string]*meshconfig.MeshConfig_ExtensionProvider)

@@ -69,7 +69,8 @@ func (j *judge) httpAuthorizer(f string, h *meshconfig.MeshConfig_ExtensionProvi
 			j.refuse(f+"pathPrefix", "%q: want a path that begins with /, without query or escapes", clip(p))
 		}
 	}
-	old := h.GetIncludeHeadersInCheck() //nolint:staticcheck // deprecated, and still written
+	//lint:ignore SA1019 deprecated, and still written
+	old := h.GetIncludeHeadersInCheck()
 	if len(old) > 0 && len(h.GetIncludeRequestHeadersInCheck()) > 0 {
 		j.refuse(f+"includeHeadersInCheck", "and includeRequestHeadersInCheck exclude each other: it is the older name of it")
 	}

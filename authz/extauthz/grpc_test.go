@@ -29,6 +29,7 @@ func option(name, value string, action core.HeaderValueOption_HeaderAppendAction
 }
 
 func appended(name, value string, yes bool) *core.HeaderValueOption {
+	//lint:ignore SA1019 what servers write
 	return &core.HeaderValueOption{Header: &core.HeaderValue{Key: name, Value: value}, Append: wrapperspb.Bool(yes)}
 }
 

@@ -30,7 +30,8 @@ type overHTTP struct {
 func newHTTP(p *meshconfig.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationHttpProvider, d *door) *overHTTP {
 	include := p.GetIncludeRequestHeadersInCheck()
 	if len(include) == 0 {
-		include = p.GetIncludeHeadersInCheck() //nolint:staticcheck // deprecated, and still written
+		//lint:ignore SA1019 deprecated, and still written
+		include = p.GetIncludeHeadersInCheck()
 	}
 	h := &overHTTP{
 		service: authority(p), prefix: p.GetPathPrefix(), include: patterns(include), fixed: p.GetIncludeAdditionalHeadersInCheck(),

@@ -82,6 +82,7 @@ func TestChecksOverHTTP(t *testing.T) {
 			check{"method": "GET", "uri": "/", "host": "oven.lab:8080", "tier": "free", "key": "k"}},
 		{"a suffix of names", &httpProvider{IncludeRequestHeadersInCheck: []string{"*ization"}}, get("/", "x-tier", "free", "authorization", "a"),
 			check{"method": "GET", "uri": "/", "host": "oven.lab:8080", "authorization": "a"}},
+		//lint:ignore SA1019 what people still write
 		{"the older name", &httpProvider{IncludeHeadersInCheck: []string{"x-tier"}}, get("/", "x-tier", "free"),
 			check{"method": "GET", "uri": "/", "host": "oven.lab:8080", "tier": "free"}},
 		{"fixed ones", &httpProvider{IncludeRequestHeadersInCheck: []string{"x-*"}, IncludeAdditionalHeadersInCheck: map[string]string{"x-key": "100%"}}, get("/", "x-key", "mine"),

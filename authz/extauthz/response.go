@@ -80,6 +80,7 @@ func edits(what string, list []*core.HeaderValueOption, first authz.HeaderOp, th
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
+		//lint:ignore SA1019 what servers write
 		if o.GetAppend() == nil && o.GetAppendAction() == core.HeaderValueOption_OVERWRITE_IF_EXISTS {
 			if there == nil {
 				return nil, fmt.Errorf("%s: %.64q: OVERWRITE_IF_EXISTS is only possible for headers of the request", what, e.Name)
@@ -96,10 +97,10 @@ func edits(what string, list []*core.HeaderValueOption, first authz.HeaderOp, th
 // operation is what append, or where it is absent append_action, asks for. APPEND_IF_EXISTS_OR_ADD cannot be told from an
 // absent append_action.
 func operation(o *core.HeaderValueOption, first authz.HeaderOp) (authz.HeaderOp, error) {
-	if o.GetAppend() != nil { //nolint:staticcheck // deprecated, and what servers write
-		if o.GetAppend().GetValue() { //nolint:staticcheck // as above
-			return authz.AppendHeader, nil
-		}
+	//lint:ignore SA1019 deprecated, and what servers write
+	if said := o.GetAppend(); said.GetValue() {
+		return authz.AppendHeader, nil
+	} else if said != nil {
 		return authz.SetHeader, nil
 	}
 	switch o.GetAppendAction() {

@@ -33,12 +33,13 @@ type build struct {
 	r       *authz.Request
 	decoded bool
 	err     error
+	stack   [][2]*ast.Term
 }
 
 // buildInput makes what a policy reads of the input. The request is nil for a TCP connection.
 func buildInput(n *reads, c *authz.Connection, r *authz.Request, decoded bool) (*ast.Term, error) {
-	b := build{c: c, r: r, decoded: decoded}
-	var o object
+	b := &build{c: c, r: r, decoded: decoded, stack: make([][2]*ast.Term, 0, 24)}
+	o := b.object()
 	if n.has("attributes") {
 		o.put("attributes", b.attributes(n.at("attributes")))
 	}
@@ -46,7 +47,7 @@ func buildInput(n *reads, c *authz.Connection, r *authz.Request, decoded bool) (
 		o.text("source_principal", principal(c))
 	}
 	if n.has("version") {
-		var v object
+		v := b.object()
 		v.text("ext_authz", "v3")
 		v.text("encoding", "protojson")
 		o.put("version", v.term())
@@ -60,10 +61,10 @@ func buildInput(n *reads, c *authz.Connection, r *authz.Request, decoded bool) (
 // parsed are the additions of opa-envoy-plugin, and the token.
 func (b *build) parsed(o *object, n *reads) {
 	if n.has("parsed_path") {
-		o.put("parsed_path", array(segments(b.r, b.decoded)))
+		o.put("parsed_path", pathArray(strings.Clone(flat(b.r, b.decoded))))
 	}
 	if n.has("parsed_query") {
-		var q object
+		q := b.object()
 		// Malformed parameters are left out, as net/url's URL.Query does for opa-envoy-plugin.
 		values, _ := url.ParseQuery(strings.TrimPrefix(strings.Clone(b.r.Query), "?"))
 		for name, vs := range values {
@@ -81,7 +82,7 @@ func (b *build) parsed(o *object, n *reads) {
 	}
 	if t := b.r.Token; t != nil && n.has("token") {
 		k := n.at("token")
-		var token object
+		token := b.object()
 		token.text("issuer", t.Issuer)
 		token.text("subject", t.Subject)
 		if k.has("principal") {
@@ -91,19 +92,19 @@ func (b *build) parsed(o *object, n *reads) {
 			token.put("audiences", array(t.Audiences))
 		}
 		if k.has("claims") {
-			token.put("claims", ast.NewTerm(prune(k.at("claims"), t.Claims)))
+			token.put("claims", ast.NewTerm(b.prune(k.at("claims"), t.Claims)))
 		}
 		o.put("token", token.term())
 	}
 }
 
 func (b *build) attributes(n *reads) *ast.Term {
-	var o object
+	o := b.object()
 	if n.has("source") {
-		var source object
+		source := b.object()
 		k := n.at("source")
 		if k.has("address") {
-			source.put("address", address(b.c.SourceIP, 0))
+			source.put("address", b.address(b.c.SourceIP, 0))
 		}
 		if k.has("principal") {
 			source.text("principal", principal(b.c))
@@ -111,12 +112,12 @@ func (b *build) attributes(n *reads) *ast.Term {
 		o.put("source", source.term())
 	}
 	if n.has("destination") {
-		var destination object
-		destination.put("address", address(b.c.DestinationIP, b.c.DestinationPort))
+		destination := b.object()
+		destination.put("address", b.address(b.c.DestinationIP, b.c.DestinationPort))
 		o.put("destination", destination.term())
 	}
 	if n.has("tlsSession") && b.c.SNI != "" {
-		var session object
+		session := b.object()
 		session.text("sni", b.c.SNI)
 		o.put("tlsSession", session.term())
 	}
@@ -124,7 +125,7 @@ func (b *build) attributes(n *reads) *ast.Term {
 		return o.term()
 	}
 	if n.has("request") {
-		var request object
+		request := b.object()
 		k := n.at("request")
 		if k.has("time") && !b.r.Received.IsZero() {
 			request.text("time", b.r.Received.UTC().Format(time.RFC3339Nano))
@@ -141,7 +142,7 @@ func (b *build) attributes(n *reads) *ast.Term {
 }
 
 func (b *build) http(n *reads) *ast.Term {
-	var o object
+	o := b.object()
 	for _, m := range [...]struct{ key, value string }{
 		{"method", b.r.Method}, {"host", b.r.Host}, {"scheme", scheme(b.c)}, {"protocol", protocol(b.r)},
 	} {
@@ -174,9 +175,9 @@ func (b *build) http(n *reads) *ast.Term {
 
 // metadata shows a token as Istio's Envoy does: its payload under the issuer's name, and under payload.
 func (b *build) metadata() *ast.Term {
-	var metadata, filters, token object
+	metadata, filters, token := b.object(), b.object(), b.object()
 	if t := b.r.Token; t != nil {
-		claims := ast.NewTerm(prune(everything, t.Claims))
+		claims := ast.NewTerm(b.prune(everything, t.Claims))
 		token.put(t.Issuer, claims)
 		if t.Issuer != "payload" {
 			token.put("payload", claims)
@@ -187,8 +188,8 @@ func (b *build) metadata() *ast.Term {
 	return metadata.term()
 }
 
-func address(ip netip.Addr, port uint16) *ast.Term {
-	var outer, inner object
+func (b *build) address(ip netip.Addr, port uint16) *ast.Term {
+	outer, inner := b.object(), b.object()
 	if ip.IsValid() {
 		inner.text("address", ip.Unmap().String())
 	}
@@ -199,17 +200,30 @@ func address(ip netip.Addr, port uint16) *ast.Term {
 	return outer.term()
 }
 
-// object collects the members of a JSON object. Texts that are "" are absent, as in the JSON form of protobuf.
-type object struct{ members [][2]*ast.Term }
+// object collects the members of a JSON object on the stack that the build has for all of its objects: one that was
+// begun later is finished first. Texts that are "" are absent, as in the JSON form of protobuf.
+type object struct {
+	b    *build
+	from int
+}
+
+func (b *build) object() object { return object{b, len(b.stack)} }
 
 func (o *object) put(key string, value *ast.Term) {
-	o.members = append(o.members, [2]*ast.Term{word(key), value})
+	o.b.stack = append(o.b.stack, [2]*ast.Term{word(key), value})
 }
 
 func (o *object) text(key, value string) {
 	if value != "" {
 		o.put(key, word(value))
 	}
+}
+
+// term ends the object.
+func (o *object) term() *ast.Term {
+	t := ast.NewTerm(ast.NewObject(o.b.stack[o.from:]...))
+	o.b.stack = o.b.stack[:o.from]
+	return t
 }
 
 // words are terms of what every input is made of. Never changed.
@@ -234,8 +248,6 @@ func word(s string) *ast.Term {
 	return ast.StringTerm(strings.Clone(s))
 }
 
-func (o *object) term() *ast.Term { return ast.NewTerm(ast.NewObject(o.members...)) }
-
 func array(values []string) *ast.Term {
 	terms := make([]*ast.Term, len(values))
 	for i, v := range values {
@@ -244,8 +256,21 @@ func array(values []string) *ast.Term {
 	return ast.ArrayTerm(terms...)
 }
 
+// pathArray is the array of the segments of a path whose memory is the caller's. All terms are allocated at once.
+func pathArray(path string) *ast.Term {
+	n := 1 + strings.Count(path, "/")
+	terms, fresh := make([]*ast.Term, 0, n), make([]ast.Term, n)
+	for i := range fresh {
+		var segment string
+		segment, path, _ = strings.Cut(path, "/")
+		fresh[i].Value = ast.String(segment)
+		terms = append(terms, &fresh[i])
+	}
+	return ast.ArrayTerm(terms...)
+}
+
 // prune turns the claims of a token into OPA's values, as far as they are read. Claims are shared and not copied.
-func prune(n *reads, v any) ast.Value {
+func (b *build) prune(n *reads, v any) ast.Value {
 	m, ok := v.(map[string]any)
 	if !ok || n.all {
 		value, err := ast.InterfaceToValue(v)
@@ -254,10 +279,10 @@ func prune(n *reads, v any) ast.Value {
 		}
 		return value
 	}
-	var o object
+	o := b.object()
 	for key, k := range n.kids {
 		if member, ok := m[key]; ok {
-			o.put(key, ast.NewTerm(prune(k, member)))
+			o.put(key, ast.NewTerm(b.prune(k, member)))
 		}
 	}
 	return o.term().Value

@@ -197,6 +197,7 @@ func TestLoweredLeavesLongWorkToTopdown(t *testing.T) {
 func BenchmarkAsk(b *testing.B) {
 	c := peer(b, "web")
 	r := &authz.Request{Method: "GET", Path: "/people/12", Host: "menu", Headers: fields{"x-tier", "gold", "user-agent", "curl"}, Minor: 1}
+	other := &authz.Request{Method: "PUT", Path: "/other/12", Host: "menu", Headers: fields{"user-agent", "curl"}, Minor: 1}
 	ctx := context.Background()
 	for _, name := range []string{"spiffe.rego", "globs.rego", "decision.rego", "comprehension.rego"} {
 		p := corpus(b)[name]
@@ -206,6 +207,19 @@ func BenchmarkAsk(b *testing.B) {
 			for b.Loop() {
 				p.Ask(ctx, c, r)
 			}
+		})
+		b.Run(name+"/denied", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Ask(ctx, c, other)
+			}
+		})
+		b.Run(name+"/cores", func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					p.Ask(ctx, c, r)
+				}
+			})
 		})
 		b.Run(name+"/topdown", func(b *testing.B) {
 			b.ReportAllocs()

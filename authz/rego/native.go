@@ -2,6 +2,7 @@ package rego
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -88,24 +89,55 @@ func (p *Policy) trusted(ctx context.Context, s *snapshot, f *frame) (v value, o
 }
 
 // decideNative answers by native code; ok is false if topdown must.
-func (p *Policy) decideNative(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) (_ authz.Answer, ok bool) {
+func (p *Policy) decideNative(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) (out verdict, ok bool) {
 	f := s.native.frames.Get().(*frame)
 	defer s.native.frames.Put(f)
 	f.reset(c, r, decoded)
+	out.decoded = decoded
 	v, ok := p.trusted(ctx, s, f)
 	switch {
 	case !ok:
-		return authz.Answer{}, false
+		return verdict{}, false
 	case v.kind == boolean:
-		return authz.Answer{Allowed: v.b}, true
+		out.answer.Allowed = v.b
+		return out, true
 	case v.kind == undefined:
-		return p.answer(nil, nil), true
+		out.answer = p.answer(nil, nil)
+		return out, true
 	}
 	of := f.toAST(v)
 	if of == nil {
-		return authz.Answer{}, false
+		return verdict{}, false
 	}
-	return p.answer(of, nil), true
+	out.answer = p.answer(of, nil)
+	if p.reporter != nil {
+		out.value = owned(of)
+	}
+	return out, true
+}
+
+// owned copies a value that may share memory with the request or the frame, for the decision log.
+func owned(v ast.Value) ast.Value {
+	copied := func(t *ast.Term) *ast.Term { return ast.NewTerm(owned(t.Value)) }
+	switch v := v.(type) {
+	case ast.String:
+		return ast.String(strings.Clone(string(v)))
+	case ast.Number:
+		return ast.Number(strings.Clone(string(v)))
+	case *ast.Array:
+		out := make([]*ast.Term, 0, v.Len())
+		v.Foreach(func(t *ast.Term) { out = append(out, copied(t)) })
+		return ast.NewArray(out...)
+	case ast.Set:
+		out := ast.NewSet()
+		v.Foreach(func(t *ast.Term) { out.Add(copied(t)) })
+		return out
+	case ast.Object:
+		out := ast.NewObject()
+		v.Foreach(func(key, member *ast.Term) { out.Insert(copied(key), copied(member)) })
+		return out
+	}
+	return v
 }
 
 // agrees compares a lowered decision with that of topdown without its rule index. After the first difference the policy

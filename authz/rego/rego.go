@@ -153,8 +153,8 @@ type verdict struct {
 // decide evaluates one reading of the request: natively where the policy was lowered, else by topdown.
 func (p *Policy) decide(ctx context.Context, s *snapshot, c *authz.Connection, r *authz.Request, decoded bool) verdict {
 	if s.native != nil && !p.distrusted.Load() {
-		if answer, ok := p.decideNative(ctx, s, c, r, decoded); ok {
-			return verdict{answer: answer, decoded: decoded}
+		if v, ok := p.decideNative(ctx, s, c, r, decoded); ok {
+			return v
 		}
 	}
 	p.evaluations.Add(1)

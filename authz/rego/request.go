@@ -51,13 +51,9 @@ func target(r *authz.Request, decoded bool) string {
 	return pathOf(r, decoded) + r.Query
 }
 
-// segments are parsed_path: the path with every escape decoded once, without its leading slashes, split at the slashes.
-// An escaped slash separates like any other.
-func segments(r *authz.Request, decoded bool) []string {
-	return strings.Split(flat(r, decoded), "/")
-}
-
-// flat is the path that segments splits. A path that cannot be decoded is taken as it is: the corridor lets none pass.
+// flat is parsed_path before it is split at its slashes: the path with every escape decoded once, without its leading
+// slashes. An escaped slash separates like any other. A path that cannot be decoded is taken as it is: the corridor lets
+// none pass.
 func flat(r *authz.Request, decoded bool) string {
 	path := pathOf(r, decoded)
 	if !decoded && strings.IndexByte(path, '%') >= 0 {
@@ -107,7 +103,7 @@ func header(c *authz.Connection, r *authz.Request, name string, decoded bool) (s
 var errHeaders = errors.New("the request cannot list its headers")
 
 func (b *build) headers(n *reads) *ast.Term {
-	var o object
+	o := b.object()
 	put := func(name string) {
 		if value, ok := header(b.c, b.r, name, b.decoded); ok {
 			o.put(name, word(value))

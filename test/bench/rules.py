@@ -3,7 +3,7 @@
 A rule names any of: who (NAMESPACE/sa/ACCOUNT), method, path (exact, or a prefix that ends in *). Of n policies, a rule each,
 only the last lets the request of the bench pass. Envoy judges policies in the order of their names: z is last.
 """
-import os
+import json, os
 
 import peers
 
@@ -33,13 +33,16 @@ SHAPES = [
 
 
 def istio(r):
-    out = []
+    out, operation = {}, {}
     if "who" in r:
-        out.append(f'from: [{{source: {{principals: ["cluster.local/ns/{r["who"]}"]}}}}]')
-    operation = [f'methods: [{r["method"]}]'] * ("method" in r) + [f'paths: ["{r["path"]}"]' for _ in range("path" in r)]
+        out["from"] = [{"source": {"principals": ["cluster.local/ns/" + r["who"]]}}]
+    if "method" in r:
+        operation["methods"] = [r["method"]]
+    if "path" in r:
+        operation["paths"] = [r["path"]]
     if operation:
-        out.append(f"to: [{{operation: {{{', '.join(operation)}}}}}]")
-    return "{" + ", ".join(out) + "}"
+        out["to"] = [{"operation": operation}]
+    return json.dumps(out) # which is YAML too
 
 
 def rbac(r):

@@ -7,17 +7,19 @@ import (
 	"time"
 )
 
-// TestStoreIsRefused: a store that is not who it should be, or that does not take the password, is away, and says so.
+// TestStoreIsRefused: a store that is not who it should be, or that does not take the password, is away, and says so. One
+// that comes later is used as soon as it is there.
 func TestStoreIsRefused(t *testing.T) {
 	t.Parallel()
-	redis, other := startRedis(t, true), startRedis(t, true)
+	redis, other, late := startRedis(t, true), startRedis(t, true), startRedis(t, false)
+	late.kill()
 	for name, c := range map[string]struct {
 		flags []string
 		says  string
 	}{
 		"another CA":     {[]string{"--redis", redis.url, "--redis-password-file", redis.passwordFile, "--redis-ca-file", other.caFile}, "certificate"},
 		"wrong password": {[]string{"--redis", redis.url, "--redis-password-file", redis.file("wrong", "Wrong-Battery"), "--redis-ca-file", redis.caFile}, "WRONGPASS"},
-		"nobody there":   {[]string{"--redis", fmt.Sprintf("redis://127.0.0.1:%d", freePort(t))}, "refused"},
+		"nobody there":   {late.flags(), "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -34,6 +36,11 @@ func TestStoreIsRefused(t *testing.T) {
 			k.always("/shut", 429)
 			k.always("/open", 200)
 			k.secret()
+			if name == "nobody there" {
+				late.start()
+				k.store("up")
+				k.always("/shut", 200)
+			}
 		})
 	}
 }

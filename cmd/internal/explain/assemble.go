@@ -23,7 +23,7 @@ func assemble(ctx context.Context, q *Question, ask asker) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	to, port, err := splitTo(q.To)
+	to, _, err := splitTo(q.To)
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +40,7 @@ func assemble(ctx context.Context, q *Question, ask asker) (*Answer, error) {
 		if s.Mistake != "" {
 			return nil, errors.New(s.Mistake)
 		}
-		port = s.Port
-		asked.To = to + ":" + strconv.Itoa(int(port))
+		asked.To = to + ":" + strconv.Itoa(int(s.Port))
 	}
 	var notes []string
 	if away {

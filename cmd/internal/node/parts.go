@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -49,8 +50,13 @@ type parts struct {
 	in, next  map[string]*part
 	life      context.Context // of what runs; set by the node's Run
 	running   sync.WaitGroup
+	over      chan struct{} // closed by stop
+	drain     time.Duration // drainParts
 	failedRun func(string, error)
 }
+
+// drainParts is how long what is no longer asked for stays open for the requests that are being judged by it.
+const drainParts = 5 * time.Second
 
 // part is one thing that is kept.
 type part struct {
@@ -61,7 +67,8 @@ type part struct {
 }
 
 func newParts(log *slog.Logger, workload, cache string) *parts {
-	p := &parts{log: log, workload: workload, cache: cache, registry: limit.NewRegistry(nil), compiled: policies.NewCache(), in: map[string]*part{}}
+	p := &parts{log: log, workload: workload, cache: cache, registry: limit.NewRegistry(nil), compiled: policies.NewCache(), in: map[string]*part{},
+		over: make(chan struct{}), drain: drainParts}
 	p.failedRun = func(what string, err error) { log.Error("a part of the policies ended", "part", what, "error", err) }
 	return p
 }
@@ -72,21 +79,21 @@ func (p *parts) begin() { p.next = map[string]*part{} }
 func (p *parts) abort() {
 	for key, one := range p.next {
 		if p.in[key] != one {
-			if c, ok := one.value.(interface{ Close() }); ok {
-				c.Close()
-			}
+			one.close()
 		}
 	}
 	p.next = nil
 }
 
-// commit starts what is new and ends what is no longer asked for.
+// commit starts what is new and ends what is no longer asked for. The configuration before still runs: what that closes is
+// closed a while later.
 func (p *parts) commit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, one := range p.in {
 		if p.next[key] != one {
-			p.end(one)
+			one.end()
+			p.running.Go(func() { p.retire(one) })
 		}
 	}
 	for key, one := range p.next {
@@ -110,20 +117,37 @@ func (p *parts) start(key string, one *part) {
 	})
 }
 
-func (p *parts) end(one *part) {
-	if one.stop != nil {
-		one.stop()
+// retire closes what may still be in use when that is over.
+func (p *parts) retire(one *part) {
+	t := time.NewTimer(p.drain)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.over:
 	}
-	if c, ok := one.value.(interface{ Close() }); ok {
+	one.close()
+}
+
+// end ends what a part runs.
+func (o *part) end() {
+	if o.stop != nil {
+		o.stop()
+	}
+}
+
+func (o *part) close() {
+	if c, ok := o.value.(interface{ Close() }); ok {
 		c.Close()
 	}
 }
 
-// stop ends everything and waits for it.
+// stop ends everything and waits for it. To be called once.
 func (p *parts) stop() {
+	close(p.over)
 	p.mu.Lock()
 	for _, one := range p.in {
-		p.end(one)
+		one.end()
+		one.close()
 	}
 	p.in = map[string]*part{}
 	p.mu.Unlock()

@@ -139,7 +139,9 @@ func TestFaults(t *testing.T) {
 			w.Header().Set("Location", strings.Replace(elsewhere.URL, "//", "//user:pass@", 1))
 			w.WriteHeader(302)
 		}},
-		{"redirects without end", "more than 3", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 307) }},
+		{"redirects without end", "more than 3", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := serve(t, says(keySet(t, "a")))
