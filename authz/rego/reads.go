@@ -177,3 +177,44 @@ func (r *reader) unused() {
 		}
 	}
 }
+
+// recorded is what an access log says of a request and its caller.
+var recorded = [][]string{
+	{"attributes", "source", "principal"}, {"source_principal"}, {"attributes", "source", "address"}, {"attributes", "destination", "address"},
+	{"attributes", "request", "http", "method"}, {"attributes", "request", "http", "path"}, {"attributes", "request", "http", "host"},
+	{"parsed_path"}, {"parsed_query"}, {"version"},
+}
+
+// within reports whether nothing is read outside the given parts.
+func (r *reads) within(parts [][]string) bool {
+	if r == nil {
+		return true
+	}
+	for _, p := range parts {
+		if len(p) == 0 {
+			return true
+		}
+	}
+	if r.all {
+		return false
+	}
+	for key, kid := range r.kids {
+		var below [][]string
+		for _, p := range parts {
+			if p[0] == key {
+				below = append(below, p[1:])
+			}
+		}
+		if !kid.within(below) {
+			return false
+		}
+	}
+	return true
+}
+
+// Recorded reports whether a line of an access log says all of a request that the policy reads (method, path, query, host,
+// the caller's principal and address), so that recorded traffic can be judged by it. It is false without a bundle.
+func (p *Policy) Recorded() bool {
+	s := p.current.Load()
+	return s != nil && s.reads.within(recorded)
+}

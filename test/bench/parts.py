@@ -80,7 +80,7 @@ def time_of(ns):
 
 def figures(x):
     """Three of them, at least; no exponent."""
-    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}" if x >= 1e-3 else f"{x:.5f}"
+    return f"{x:,.0f}" if x >= 100 or x == 0 else f"{x:.3g}" if x >= 1e-3 else f"{x:.5f}"
 
 
 def decisions(t):

@@ -3,12 +3,16 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -193,6 +197,7 @@ func TestExternalAuthorizers(t *testing.T) {
 	t.Run("gRPC", func(t *testing.T) { externalGRPC(t, k, b) })
 	t.Run("HTTP", func(t *testing.T) { externalHTTP(t, k) })
 	t.Run("bodies", func(t *testing.T) { externalBodies(t, k, b) })
+	t.Run("changed", func(t *testing.T) { externalChanges(t, k) })
 	t.Run("seen", func(t *testing.T) {
 		for path, want := range map[string]string{"/grpc/error": "ext_authz_error{ExtensionProvider/grpc}", "/gone": "ext_authz_error{ExtensionProvider/gone}"} {
 			if line := k.jsonLogged(t, "lab.oven", path, 403); line["denied_by"] != strings.Trim(strings.TrimPrefix(want, "ext_authz_error"), "{}") || line["response_code_details"] != want || line["response_flags"] != "UAEX" {
@@ -249,5 +254,50 @@ func externalBodies(t *testing.T, k *gatehouse, b *authorizer) {
 		}
 		wants(t, k.get(t, "/whole", upload...), "HTTP/1.1 413")
 		wants(t, k.get(t, "/nginx", append(upload, "-H", "x-key: sesame")...), "HTTP/1.1 200", digest(big), "X-Got: fixed,,1024\r\n")
+	}
+}
+
+// externalChanges gives a provider other settings while it is asked: nobody notices.
+func externalChanges(t *testing.T, k *gatehouse) {
+	proxy, err := url.Parse(k.web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked sync.WaitGroup
+	var count atomic.Int64
+	for range 2 {
+		asked.Go(func() {
+			for ctx.Err() == nil {
+				r, _ := http.NewRequest(http.MethodGet, "http://oven.lab/grpc", nil)
+				r.Header.Set("x-key", "sesame")
+				resp, err := client.Do(r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if count.Add(1); resp.StatusCode != http.StatusOK {
+					t.Errorf("request %d: %s", count.Load(), resp.Status)
+				}
+			}
+		})
+	}
+	for i := range 3 {
+		other := strings.Replace(providers, "timeout: 2s", fmt.Sprintf("timeout: %ds", 3+i), 1)
+		step := fmt.Sprintf("step-%d", i)
+		k.write("config.yaml", meshConfig(other+"\n- {name: "+step+", envoyExtAuthzHttp: {service: nginx.lab, port: 80, includeRequestHeadersInCheck: [x-key]}}"))
+		k.write("step.yaml", custom("step", step, "/"+step))
+		k.becomes(t, 3*time.Second, "403", "/"+step)
+		k.becomes(t, 3*time.Second, "200", "/"+step, "-H", "x-key: sesame")
+		time.Sleep(300 * time.Millisecond)
+	}
+	cancel()
+	asked.Wait()
+	if count.Load() < 20 {
+		t.Errorf("only %d requests", count.Load())
 	}
 }

@@ -12,8 +12,10 @@ import (
 
 	"github.com/signet-mesh/signet/authz"
 	policies "github.com/signet-mesh/signet/authz/compile"
+	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/policy"
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/judge"
 )
@@ -23,6 +25,7 @@ import (
 // other way (mild). Where both agree the outcome is certain.
 type replayer struct {
 	at           *At
+	parts        compile.Parts
 	strict, mild judge.Judge
 	exact        judge.Judge // for TCP, of which the log knows everything
 	asked        *[]string   // the authorities that the last judgement came by
@@ -37,7 +40,7 @@ func newReplayer(m *Mesh, workload string) (*replayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &replayer{at: at, asked: &[]string{}}
+	r := &replayer{at: at, parts: m.parts, asked: &[]string{}}
 	exact := v.Authorization
 	strict, mild, differ := exact, exact, false
 	for i, p := range exact {
@@ -69,7 +72,17 @@ func newReplayer(m *Mesh, workload string) (*replayer, error) {
 	return r, err
 }
 
-// compile builds a judge whose authorities allow, and are noted.
+// regoAuthority is the policy itself where a log says all that it reads, and else one that allows and is noted.
+func (r *replayer) regoAuthority(p *mesh.Typed[*policy.RegoPolicy], v *mesh.View, ref *authz.RuleRef) authz.Authority {
+	a, err := r.parts.Rego(p, v)
+	if known, ok := a.(interface{ Recorded() bool }); ok && err == nil && known.Recorded() && !reaches(v, ref) {
+		return a
+	}
+	return &notedAuthority{ref.By, r.asked}
+}
+
+// compile builds a judge whose authorities are RegoPolicies that recorded traffic can be judged by; all others allow, and are
+// noted.
 func (r *replayer) compile(v *mesh.View, ps []*mesh.Typed[*security.AuthorizationPolicy]) (judge.Judge, error) {
 	customs := map[string]*authz.Custom{}
 	p, err := policies.Compile(ps, policies.Options{TrustDomain: v.TrustDomain, Aliases: v.Mesh.TrustDomainAliases, RootNamespace: v.Mesh.RootNamespace,
@@ -81,8 +94,11 @@ func (r *replayer) compile(v *mesh.View, ps []*mesh.Typed[*security.Authorizatio
 			}
 			if customs[ref.By] == nil {
 				customs[ref.By] = &authz.Custom{Ref: ref, AfterToken: rego != nil}
-				if ext != nil || rego != nil && !rego.Quarantined() {
+				switch {
+				case ext != nil:
 					customs[ref.By].Authority = &notedAuthority{ref.By, r.asked}
+				case rego != nil && !rego.Quarantined():
+					customs[ref.By].Authority = r.regoAuthority(rego, v, ref)
 				}
 			}
 			return customs[ref.By]
