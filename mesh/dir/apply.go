@@ -107,16 +107,22 @@ func (d *Dir) build(objects []*mesh.Object, effect map[mesh.Key]string) (*mesh.S
 		standing[o.Key] = !o.Quarantined()
 	}
 	again := slices.Clone(objects)
-	replaced := false
+	replaced := make(map[mesh.Key]bool)
 	for i, o := range again {
 		if last := d.good[o.Key]; !standing[o.Key] && last != nil && last != o && !o.Quarantined() {
-			again[i], replaced = last, true
-			effect[o.Key] = "the last good version stays in force"
+			again[i], replaced[o.Key] = last, true
 		}
 	}
-	if replaced {
-		if second, more := mesh.Build(again, opts); len(mesh.Refusals(more)) == 0 {
-			return second, append(mesh.Refusals(problems), more...)
+	if len(replaced) > 0 {
+		second, more := mesh.Build(again, opts)
+		// What has no good version is refused again, which is no reason to close what has one.
+		worse := func(p mesh.Problem) bool { return replaced[p.Key] || standing[p.Key] }
+		if refusals := mesh.Refusals(more); !slices.ContainsFunc(refusals, worse) {
+			for key := range replaced {
+				effect[key] = "the last good version stays in force"
+			}
+			warnings := slices.DeleteFunc(more, func(p mesh.Problem) bool { return p.Severity == mesh.Refused })
+			s, problems = second, append(mesh.Refusals(problems), warnings...)
 		}
 	}
 	for _, o := range s.Objects() {

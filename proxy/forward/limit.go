@@ -28,7 +28,7 @@ func (x *Exchange) Limit(limits *limit.Set) *proxy.Failure {
 	}
 	if v.Refused != nil {
 		x.Rec.DeniedBy = v.Refused.By
-		f := proxy.Fail(proxy.RateLimited, "request_rate_limited{"+v.Refused.By+"}", nil)
+		f := proxy.Fail(proxy.RateLimited, v.Detail()+"{"+v.Refused.By+"}", nil)
 		for _, field := range m.fields {
 			f.Fields = append(f.Fields, proxy.Field{Name: field.Name, Value: field.Value})
 		}

@@ -85,7 +85,7 @@ def figures(x):
 
 def decisions(t):
     p = "authz/compile"
-    print("\n## A decision in the process, ns: a rule matches / none does\n")
+    print("\n### A decision alone, ns: a rule matches / none does\n")
     print("| rules | " + " | ".join(f"{n:,}" for n in RULES) + " | allocations | 10,000 rules, x 1 |\n|---|" + "---|" * (len(RULES) + 2))
     for s in SHAPES:
         name = lambda n, kind: f"Decide/{s}/{n}/{kind}"
@@ -97,7 +97,7 @@ def decisions(t):
 
 def others(t):
     c, r, l, s, j = "authz/compile", "authz/rego", "proxy/limit", "proxy/limit/lease", "identity/jwt"
-    print("\n## The other parts\n\n| | a time | allocations | beside it | ratio [quartiles] |\n|---|---|---|---|---|")
+    print("\n### The other parts\n\n| | a time | allocations | beside it | ratio [quartiles] |\n|---|---|---|---|---|")
     t.row("no rule of 1,000 matches, judged one by one", c, "DecideLinear/principal+prefix/1000/miss", "by the index, of 10,000", "Decide/principal+prefix/10000/miss")
     for shape in COMMON:
         t.row(f"compiling 10,000 rules, {shape}", c, f"Compile/{shape}/10000")
@@ -129,7 +129,7 @@ def aims(t):
         add(f"{n} by topdown, x OPA's evaluation alone", t.ratio("authz/rego", f"Ask/{n}/topdown", f"Ask/{n}/pure")[1], 1.5)
     add("local limit under contention: ns", t.ns("proxy/limit", "Unkeyed"), 40)
     add("global limit: decisions a second", min(1e9 / t.ns(s, f"Leased/{k}_keys") for k in (1, 1000)), 300000, below=False)
-    print("\n## Aims\n\n| aim | measured | limit | |\n|---|---|---|---|")
+    print("\n### Aims\n\n| aim | measured | limit | |\n|---|---|---|---|")
     for r in rows:
         print(f"| {r['aim']} | {figures(r['measured'])} | {r['limit']:,} | {'met' if r['met'] else 'MISSED'} |")
     return rows

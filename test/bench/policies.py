@@ -100,11 +100,12 @@ def measure(b, shape, sizes, cycles, number):
 
 
 def show(shape, sizes, got, rss):
-    """A row for each number of policies; each cell for a request that the last rule matches / that none does."""
+    """A row for each number of policies; each cell for a request that the last one allows / that none does."""
     med, kinds, rows = statistics.median, list(shape.asks), []
     ratio = lambda a, c: bench.quartiles([x / y for x, y in zip(a, c)])
     both = lambda f: " / ".join(f(k) for k in kinds)
-    print(f"\n### {shape.what[0].upper()}{shape.what[1:]}\n\n| policies | Envoy us | x with {sizes[0]} | signet us | x with {sizes[0]} | signet / Envoy [quartiles] | RSS MiB Envoy, signet |")
+    print(f"\n{shape.what[0].upper()}{shape.what[1:]}:\n\n| policies | Envoy | x with {sizes[0]} | signet | x with {sizes[0]} "
+          "| signet / Envoy [quartiles] | RSS, MiB: Envoy, signet |")
     print("|---|---|---|---|---|---|---|")
     for n in sizes:
         row = {"policies": n}
@@ -121,7 +122,7 @@ def show(shape, sizes, got, rss):
 def proxies(a):
     sizes = [int(n) for n in a.sizes.split(",")]
     out = {}
-    print("\n## CPU us a request of the inbound proxy: the last rule matches / none does")
+    print("\n### A request: CPU of the inbound proxy, us; the last policy allows it / none does")
     for number, shape in enumerate(rules.SHAPES):
         if shape.name not in a.shapes.split(","):
             continue

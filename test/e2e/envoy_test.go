@@ -246,7 +246,7 @@ func startEnvoy(t *testing.T, m *running, caller string, values map[string]strin
 	e := &envoy{url: fmt.Sprintf("http://127.0.0.1:%d/hello", port), t: t}
 	cmd := exec.Command(envoyPath(t), "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
 	cmd.Stdout, cmd.Stderr = &e.log, &e.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
