@@ -8,7 +8,7 @@ closed loop on four connections. The inbound proxies run on the second CPU, ever
 
     policies.py --bin DIR [--cycles N] [--rounds N] [--sizes 1,100,...] [--shapes identity,...] [--only proxies|parts] [--out FILE.json]
 """
-import argparse, json, os, random, statistics, sys, time
+import argparse, json, os, random, statistics, subprocess, sys, time
 
 import bench, parts, peers, rules
 
@@ -133,6 +133,12 @@ def proxies(a):
     return out
 
 
+def versions():
+    v = lambda *c: subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
+    return {"envoy": v(os.environ["SIGNET_TEST_ENVOY"], "--version"), "redis": v("redis-server", "--version"), "go": v("go", "version"),
+            "kernel": os.uname().release, "cpus": os.cpu_count(), "load": os.getloadavg()}
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--bin", required=True)
@@ -143,7 +149,7 @@ def main():
     a.add_argument("--only", choices=["proxies", "parts"])
     a.add_argument("--out")
     a = a.parse_args()
-    out = {"versions": bench.versions()}
+    out = {"versions": versions()}
     print(f"# Policies; {a.cycles} cycles, {a.rounds} rounds; medians\n\n{out['versions']}", flush=True)
     met = True
     if a.only != "parts":
