@@ -222,6 +222,9 @@ func (n *Node) report(ctx context.Context) {
 		_, renewed := n.rotator.Watch()
 		applied := n.corridors.changed()
 		if s, ok := n.Status(); ok && (s.NotAfter != last.NotAfter || s.Generation != last.Generation) {
+			if last.NotAfter.IsZero() {
+				forgetStart()
+			}
 			last = s
 			n.cfg.OnReady(s)
 		}
