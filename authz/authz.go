@@ -44,6 +44,9 @@ type Request struct {
 	Headers     Headers
 	// RemoteIP is the client's address by X-Forwarded-For (Istio's remote.ip); the zero value means Connection.SourceIP.
 	RemoteIP netip.Addr
+	// ClientIP is the same where proxies are trusted to have written it (numTrustedProxies above 0); the zero value means
+	// Connection.SourceIP. It is whom limits count, since any caller can write an X-Forwarded-For.
+	ClientIP netip.Addr
 	// Query is as it will be forwarded, with its leading '?'; "" without one.
 	Query string
 	// Minor is the x of HTTP/1.x.

@@ -30,11 +30,12 @@ const (
 // (an object of arrays), multipart/form-data (an object of arrays, parts of application/json parsed), anything else and
 // what is truncated null.
 func parseBody(r *authz.Request) (body ast.Value, truncated bool, err error) {
-	kind, _ := joined(r.Headers, "content-type")
+	written, _ := joined(r.Headers, "content-type")
 	if len(r.Body) == 0 || r.Truncated {
 		return ast.NullValue, r.Truncated, nil
 	}
 	data := bytes.Clone(r.Body)
+	kind := strings.ToLower(written) // media types ignore case (RFC 9110, section 8.3.1), boundaries don't
 	var v any
 	switch {
 	case strings.Contains(kind, "application/json"):
@@ -42,7 +43,7 @@ func parseBody(r *authz.Request) (body ast.Value, truncated bool, err error) {
 	case strings.Contains(kind, "application/x-www-form-urlencoded"):
 		v, err = parseForm(data)
 	case strings.Contains(kind, "multipart/form-data"):
-		v, err = parseMultipart(kind, data)
+		v, err = parseMultipart(written, data)
 	}
 	if err != nil {
 		return ast.NullValue, false, err
@@ -131,7 +132,7 @@ func parseMultipart(kind string, data []byte) (any, error) {
 			continue
 		}
 		var v any = string(content)
-		if strings.Contains(part.Header.Get("Content-Type"), "application/json") {
+		if strings.Contains(strings.ToLower(part.Header.Get("Content-Type")), "application/json") {
 			if v, err = parseJSON(content); err != nil {
 				return nil, err
 			}

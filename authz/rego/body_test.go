@@ -24,6 +24,11 @@ func TestParseBody(t *testing.T) {
 	}{
 		{kind: "application/json", body: `{"a": [1, "b", 1.50]}`, want: `{"a": [1, "b", 1.50]}`},
 		{kind: "application/json; charset=utf-8", body: `null`, want: `null`},
+		{kind: "Application/JSON", body: `{"a": 1}`, want: `{"a": 1}`},
+		{kind: "APPLICATION/JSON ; Charset=UTF-8", body: `{"a": 1}`, want: `{"a": 1}`},
+		{kind: "Application/json", body: `{"a": 1`, err: errJSON},
+		{kind: "Application/X-WWW-Form-URLEncoded", body: `a=1`, want: `{"a": ["1"]}`},
+		{kind: "Multipart/Form-Data; Boundary=B", body: strings.ReplaceAll(strings.ReplaceAll(parts, "--b", "--B"), "application/json", "Application/Json"), want: `{"a": ["1", {"x": 2}]}`},
 		{kind: "application/json", body: ``, want: `null`},
 		{kind: "application/json", body: `{"a": 1`, truncated: true, want: `null`},
 		{kind: "application/json", body: `{"a": 1`, err: errJSON},

@@ -41,27 +41,39 @@ func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error
 	var lines []string
 	field := ""
 	var first *ast.Location
-	for i, e := range errs {
-		if i == maxFaults {
-			lines = append(lines, fmt.Sprintf("and %d more", len(errs)-i))
-			break
+	for _, e := range errs {
+		line := e.Message
+		if name, ok := strings.CutPrefix(line, "undefined function "); ok && refused[name] {
+			line = fmt.Sprintf("the built-in function %s is refused unless the operator allows it by name", name)
 		}
-		message := e.Message
-		if name, ok := strings.CutPrefix(message, "undefined function "); ok && refused[name] {
-			message = fmt.Sprintf("the built-in function %s is refused unless the operator allows it by name", name)
-		}
-		if e.Location == nil {
-			lines = append(lines, message)
-			continue
-		}
-		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Row, e.Location.Col, message))
-		for _, s := range sources {
-			if s.name == e.Location.File && field == "" {
-				field, first = s.field, e.Location
+		if e.Location != nil {
+			line = fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Row, e.Location.Col, line)
+			for _, s := range sources {
+				if s.name == e.Location.File && field == "" {
+					field, first = s.field, e.Location
+				}
 			}
 		}
+		lines = tell(lines, line)
+	}
+	if n := len(lines) - maxFaults; n > 0 {
+		lines = append(lines[:maxFaults], fmt.Sprintf("and %d more", n))
 	}
 	return &fault{field: field, cause: errors.New(strings.Join(lines, "; ")), first: first}
+}
+
+// tell adds a line. OPA may tell a mistake twice, the same or once with more words: the longer stays.
+func tell(lines []string, line string) []string {
+	for i, told := range lines {
+		if told == line || strings.HasPrefix(told, line+": ") {
+			return lines
+		}
+		if strings.HasPrefix(line, told+": ") {
+			lines[i] = line
+			return lines
+		}
+	}
+	return append(lines, line)
 }
 
 // Place is the line and column (from 1) in the text of Field's field that an error of New is about first; 0 if it names none.

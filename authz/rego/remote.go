@@ -139,6 +139,9 @@ func (p *Policy) record(started time.Time, s *snapshot, c *authz.Connection, r *
 	if c.Peer.Proven() {
 		e.RequestedBy = c.Peer.ID.String()
 	}
+	if r != nil && r.Token != nil {
+		e.Secret = r.Token.Payload
+	}
 	if v.answer.Err != nil {
 		e.Error = v.answer.Err.Error()
 	} else if v.value == nil {

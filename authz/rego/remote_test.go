@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/signet-mesh/signet/authz"
+	"github.com/signet-mesh/signet/identity/jwt"
 	"github.com/signet-mesh/signet/mesh/policy"
 )
 
@@ -148,13 +149,23 @@ func TestBundle(t *testing.T) {
 	if !asks(p, gold) || asks(p, free) || !p.Status().Lowered {
 		t.Fatalf("%+v", p.Status())
 	}
+	if st := p.Status(); st.LastError != "" || st.Errors != 1 {
+		t.Fatalf("the first bundle is active, and yet: %+v", st)
+	}
 	s.serve(tarball(t, "two", strings.Replace(bundled, "allow", "other", 2), `{}`))
 	eventually(t, "the bad bundle is noticed", func() bool {
-		err := p.Status().Bundle.LastError // for a while still what was said before the first bundle
-		return err != nil && strings.Contains(err.Error(), "names no rule")
+		return strings.Contains(p.Status().Bundle.LastError, "names no rule")
 	})
 	if st := p.Status(); !asks(p, gold) || st.Revision != "one" {
 		t.Fatalf("%+v", st)
+	}
+	var read Status
+	text, err := json.Marshal(p.Status())
+	if err == nil {
+		err = json.Unmarshal(text, &read)
+	}
+	if err != nil || !strings.Contains(read.Bundle.LastError, "names no rule") || read.DecisionLog == nil {
+		t.Fatalf("as JSON: %s: %v", text, err)
 	}
 	s.serve(tarball(t, "three", bundled, `{"tiers": ["free"]}`))
 	eventually(t, "the third bundle", func() bool { return p.Status().Revision == "three" })
@@ -229,5 +240,32 @@ func TestDecisionLogOfObject(t *testing.T) {
 	}
 	if st := p.Status(); st.Natively != 2 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestDecisionLogOfToken sends no token, wherever it came from.
+func TestDecisionLogOfToken(t *testing.T) {
+	s := &services{events: make(chan map[string]any, 10)}
+	server := httptest.NewServer(s)
+	defer server.Close()
+	quick := durationpb.New(100 * time.Millisecond)
+	p, err := New(Config{
+		Namespace: "lab", Name: "menu", Log: slog.New(slog.DiscardHandler),
+		Spec: &policy.RegoPolicy{
+			Query: "data.m.allow", Module: "package m\nallow if { input.attributes.request.http.headers[\"x-jwt\"]; input.attributes.request.http.path }",
+			DecisionLog: &policy.DecisionLog{Url: server.URL, MinDelay: quick, MaxDelay: quick},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running(t, p)()
+	r := &authz.Request{Method: "GET", Path: "/a", Query: "?t=opaque.payload1.opaque", Headers: fields{"x-jwt", "opaque.payload1.opaque"}, Token: &jwt.Token{Payload: "payload1"}}
+	if !p.Ask(t.Context(), peer(t, "web"), r).Allowed {
+		t.Fatal(p.Status())
+	}
+	text, _ := json.Marshal(<-s.events)
+	if strings.Contains(string(text), "opaque") || !strings.Contains(string(text), `"/a?t=***"`) || !strings.Contains(string(text), `"x-jwt":"***"`) {
+		t.Errorf("%s", text)
 	}
 }

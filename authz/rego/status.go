@@ -21,7 +21,8 @@ type Status struct {
 	CanaryDifferences uint64
 	// Errors counts denials for want of a proper result, Timeouts among them; Undefined is counted apart.
 	Errors, Timeouts, Undefined uint64
-	// LastError is the latest of Errors, at LastErrorAt; "" without one.
+	// LastError is the latest of Errors, at LastErrorAt; "" without one, and when it was that there was no bundle yet and
+	// there is one now.
 	LastError   string
 	LastErrorAt time.Time
 	// Bundle and DecisionLog are nil without one.
@@ -73,12 +74,12 @@ func (p *Policy) Status() Status {
 		Errors: p.errors.Load(), Timeouts: p.timeouts.Load(), Undefined: p.undefined.Load(),
 	}
 	s.Evaluations += s.Natively
-	if f := p.last.Load(); f != nil {
-		s.LastError, s.LastErrorAt = f.text, f.at
-	}
 	if cur := p.current.Load(); cur != nil {
 		s.Ready, s.Revision = true, cur.revision
 		s.Lowered, s.NotLowered = cur.native != nil, cur.notLowered
+	}
+	if f := p.last.Load(); f != nil && !(s.Ready && f.text == errNothing.Error()) {
+		s.LastError, s.LastErrorAt = f.text, f.at
 	}
 	if p.distrusted.Load() {
 		s.Lowered, s.NotLowered = false, "a lowered decision differed from OPA's"

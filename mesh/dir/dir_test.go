@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -232,5 +233,25 @@ func TestRefusedPolicy(t *testing.T) {
 func TestLoadFails(t *testing.T) {
 	if _, _, err := dir.New(dir.Config{Dir: filepath.Join(t.TempDir(), "none")}).Load(); err == nil {
 		t.Error("a missing directory was read")
+	}
+}
+
+// A pipe or a device is refused, not waited for.
+func TestOnlyRegularFilesAreRead(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"a device": func(path string) error { return os.Symlink("/dev/zero", path) },
+		"a pipe":   func(path string) error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		path := t.TempDir()
+		if err := os.Mkdir(filepath.Join(path, "directory.yaml"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := put(filepath.Join(path, "e.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		_, problems, err := dir.New(dir.Config{Dir: path, TrustDomain: "cluster.local"}).Load()
+		if err != nil || len(mesh.Refusals(problems)) != 1 || !strings.Contains(problems[0].Error(), "e.yaml: it is not a regular file") {
+			t.Errorf("%s: %v, %v", name, err, problems)
+		}
 	}
 }

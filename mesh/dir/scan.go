@@ -3,12 +3,14 @@ package dir
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/signet-mesh/signet/mesh"
@@ -52,8 +54,8 @@ func (d *Dir) scan(now time.Time, quiet time.Duration) (bool, error) {
 			continue
 		}
 		info, err := os.Stat(name)
-		if err == nil && !info.Mode().IsRegular() || os.IsNotExist(err) && e.Type()&fs.ModeSymlink == 0 {
-			continue // no file, or gone between the two calls: judged as absent
+		if err == nil && info.IsDir() || os.IsNotExist(err) && e.Type()&fs.ModeSymlink == 0 {
+			continue // a directory, or gone between the two calls: judged as absent
 		}
 		if seen[name] = true; len(seen) > MaxFiles {
 			return false, fmt.Errorf("reading configuration directory: %s holds more than %d files", d.config.Dir, MaxFiles)
@@ -170,12 +172,20 @@ func (d *Dir) firstSeen(o *mesh.Object, now time.Time) {
 	d.created[o.Key] = now
 }
 
-// readLimited reads at most one byte more than a file may have, which is enough to refuse it.
+// readLimited reads at most one byte more than a file may have, which is enough to refuse it. A pipe or a device is an error:
+// it may have no end.
 func readLimited(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0) // a pipe without a writer would block
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, errors.New("it is not a regular file")
+	}
 	return io.ReadAll(io.LimitReader(f, mesh.MaxFileBytes+1))
 }

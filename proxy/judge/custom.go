@@ -116,6 +116,7 @@ func (k *Case) apply(a *authz.Answer) error {
 func Edit(h *proxy.Head, c authz.HeaderEdit) {
 	switch c.Op {
 	case authz.SetHeader:
+		removeTwins(h, c.Name)
 		h.Set(c.Name, c.Value)
 	case authz.AppendHeader:
 		h.Add(c.Name, c.Value)
@@ -126,6 +127,31 @@ func Edit(h *proxy.Head, c authz.HeaderEdit) {
 			h.Add(c.Name, c.Value)
 		}
 	}
+}
+
+// removeTwins takes off fields that a program behind CGI or WSGI would read as name, because they differ from it by '_' for
+// '-' only: what the mesh states under a name, nobody else may.
+func removeTwins(h *proxy.Head, name string) {
+	out := h.Fields[:0]
+	for _, f := range h.Fields {
+		if !twin(f.Name, name) {
+			out = append(out, f)
+		}
+	}
+	h.Fields = out
+}
+
+func twin(a, b string) bool {
+	if len(a) != len(b) || a == b {
+		return false
+	}
+	for i := range len(a) {
+		x, y := a[i], b[i]
+		if x != y && (x != '_' || y != '-') && (x != '-' || y != '_') {
+			return false
+		}
+	}
+	return true
 }
 
 // editable reports whether an authority may change a field: not those that frame a message, name its target or carry the

@@ -97,6 +97,9 @@ func (j Judge) authorize(ctx context.Context, k *Case, t *Trace) (v Verdict, fai
 		Minor:       h.Minor,
 		Received:    k.Received,
 	}
+	if j.NumTrustedProxies > 0 {
+		k.Request.ClientIP = k.Request.RemoteIP
+	}
 	s.shadows, s.client = s.shadows[:0], s.client[:0]
 	e := j.Program.Engine()
 	if e == nil {

@@ -18,6 +18,7 @@ func (j Judge) authenticate(ctx context.Context, k *Case, v *Verdict, t *Trace) 
 	found, err := j.Tokens.Authenticate(ctx, k.Head, k.Head.Query, k.Head.Authority)
 	for _, name := range found.Clear {
 		k.Head.Del(name)
+		removeTwins(k.Head, name)
 	}
 	t.token(found.Token, err)
 	if err != nil {

@@ -205,3 +205,32 @@ func TestNoTokenAllocates(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A program behind CGI reads x_customer and x-customer as one: only the mesh states it.
+func TestTwinsOfOutputsGo(t *testing.T) {
+	h := get("/")
+	for _, name := range []string{"x_customer", "x-customer_id", "x_customer_id", "x-customerxid", "x-customer-id"} {
+		h.Add(name, "forged")
+	}
+	Edit(h, authz.HeaderEdit{Op: authz.SetHeader, Name: "x-customer-id", Value: "ada"})
+	var got []string
+	for _, f := range h.Fields {
+		got = append(got, f.Name+"="+f.Value)
+	}
+	if want := "x_customer=forged x-customerxid=forged x-customer-id=ada"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// Whom limits count: who is connected, unless proxies are trusted to say who called them.
+func TestClientIP(t *testing.T) {
+	for trusted, want := range map[int]string{0: "invalid IP", 1: "198.51.100.7"} {
+		h := get("/")
+		h.Add("x-forwarded-for", "198.51.100.7, 203.0.113.9")
+		req := &authz.Request{}
+		j := Judge{Program: program(t), NumTrustedProxies: trusted}
+		if _, failure := j.Authorize(context.Background(), &Case{Connection: caller(t), Head: h, Request: req, Scratch: &Scratch{}}); failure != nil || req.ClientIP.String() != want {
+			t.Errorf("%d trusted: %v, %v; want %s", trusted, req.ClientIP, failure, want)
+		}
+	}
+}

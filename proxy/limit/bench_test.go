@@ -13,6 +13,7 @@ const never = `"requests":16000000,"unit":"Second","burst":4000000000`
 
 func benchmark(b *testing.B, s *Set, connections []*authz.Connection, r *authz.Request) {
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
 			if s.Take(b.Context(), connections[i%len(connections)], r).Tightest == nil {

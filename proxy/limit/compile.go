@@ -50,9 +50,13 @@ func (r *Registry) compilePolicy(p *mesh.Typed[*policy.RateLimitPolicy]) ([]*rul
 		{"spec.local", p.Spec.GetLocal().GetRules(), false},
 		{"spec.global", p.Spec.GetGlobal().GetRules(), true},
 	} {
+		twins := map[[32]byte]int{}
 		for i, authored := range scope.rules {
 			field := scope.field + ".rules[" + strconv.Itoa(i) + "]"
-			rl, err := r.compileRule(p, authored, field, i, scope.global)
+			key := cellKey{policy: p.Key, global: scope.global, content: fingerprint(authored)}
+			key.twin = twins[key.content]
+			twins[key.content]++
+			rl, err := r.compileRule(p, authored, field, i, key)
 			if fault := (*FieldError)(nil); errors.As(err, &fault) {
 				return nil, &FieldError{Policy: p.Key, Field: field + "." + fault.Field, Err: fault.Err}
 			}
@@ -64,25 +68,24 @@ func (r *Registry) compilePolicy(p *mesh.Typed[*policy.RateLimitPolicy]) ([]*rul
 
 // quarantined is the rule that stands for a policy that was refused: it refuses every request.
 func (r *Registry) quarantined(p *mesh.Typed[*policy.RateLimitPolicy]) *rule {
-	rl := &rule{registry: r, field: "spec", cellKey: cellKey{policy: p.Key, field: "spec"}}
+	rl := &rule{registry: r, field: "spec", cellKey: cellKey{policy: p.Key}}
 	rl.Ref = authz.NewRef(kindRateLimitPolicy, p.Namespace, p.Name, -1)
 	rl.Bucket = Bucket{Name: p.Namespace + "/" + p.Name, Period: quarantinePeriod}
 	rl.finish(p.Name)
 	return rl
 }
 
-func (r *Registry) compileRule(p *mesh.Typed[*policy.RateLimitPolicy], authored *policy.RateLimitRule, field string, place int, global bool) (*rule, error) {
-	rl := &rule{registry: r, field: field, shadow: authored.GetShadowMode(), onAway: authored.GetOnStoreFailure()}
-	number := place
-	if global {
+func (r *Registry) compileRule(p *mesh.Typed[*policy.RateLimitPolicy], authored *policy.RateLimitRule, field string, number int, key cellKey) (*rule, error) {
+	rl := &rule{registry: r, field: field, shadow: authored.GetShadowMode(), onAway: authored.GetOnStoreFailure(), cellKey: key}
+	if key.global {
 		number += len(p.Spec.GetLocal().GetRules())
 	}
-	rl.Ref, rl.Global = authz.NewRef(kindRateLimitPolicy, p.Namespace, p.Name, number), global
+	rl.Ref, rl.Global = authz.NewRef(kindRateLimitPolicy, p.Namespace, p.Name, number), key.global
 	switch rl.onAway {
 	case policy.OnStoreFailure_OnStoreFailure_Unset:
 		rl.onAway = policy.OnStoreFailure_Local
 	case policy.OnStoreFailure_Local, policy.OnStoreFailure_Allow, policy.OnStoreFailure_Deny:
-		if !global {
+		if !key.global {
 			return nil, wrong("onStoreFailure", "only a global rule has a store")
 		}
 	default:
@@ -98,15 +101,22 @@ func (r *Registry) compileRule(p *mesh.Typed[*policy.RateLimitPolicy], authored 
 	for i := range rl.clauses {
 		rl.keyed = rl.keyed || rl.clauses[i].distinct
 	}
-	content := fingerprint(authored)
-	rl.cellKey = cellKey{policy: p.Key, field: field, content: content}
 	var err error
 	rl.Bucket, err = compileLimit(authored.GetLimit())
-	rl.Bucket.Name = p.Namespace + "/" + p.Name + "/" + strconv.Itoa(place) + "/" + hex.EncodeToString(content[:8])
+	rl.Bucket.Name = key.name()
 	if err == nil {
 		rl.finish(p.Name)
 	}
 	return rl, err
+}
+
+// name is Bucket.Name.
+func (k *cellKey) name() string {
+	scope := "/local/"
+	if k.global {
+		scope = "/global/"
+	}
+	return k.policy.Namespace + "/" + k.policy.Name + scope + hex.EncodeToString(k.content[:8]) + "/" + strconv.Itoa(k.twin)
 }
 
 // finish fills in what follows from the bucket, and finds the state.

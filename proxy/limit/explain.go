@@ -16,8 +16,11 @@ type Trace struct {
 	Key string
 	// Grant is the standing of that key's bucket, as it is without this request.
 	Grant Grant
-	// Known is false where there is no state to ask: of a global limit, and of an offline registry (why from files).
+	// Known is false where there is no state to ask: of a global limit, and of an offline registry (why from files). A limit
+	// of no requests and a quarantined policy refuse whatever the state is, and are always Known.
 	Known bool
+	// Shadow says that the rule refuses nothing.
+	Shadow bool
 }
 
 // Explain says what each rule makes of a request, without counting it.
@@ -34,7 +37,7 @@ func (s *Set) Explain(c *authz.Connection, r *authz.Request) []Trace {
 }
 
 func (rl *rule) explain(now moment, c *authz.Connection, r *authz.Request) Trace {
-	t := Trace{Rule: &rl.Rule}
+	t := Trace{Rule: &rl.Rule, Shadow: rl.shadow}
 	for i := range rl.clauses {
 		if k := &rl.clauses[i]; !k.holds(c, r) {
 			t.Field, t.Saw = rl.field+"."+k.field, k.saw(c, r)

@@ -30,20 +30,15 @@ func bit(b bool) int {
 	return 0
 }
 
-// fingerprint is the hash of a rule's selectors and limit. What becomes of a refusal (shadowMode, onStoreFailure) is no part
-// of it: changing that refills nobody's bucket.
+// fingerprint is the hash of a rule's selectors and unit: of what it counts. How much of that is allowed (requests, burst)
+// and what becomes of a refusal (shadowMode, onStoreFailure) is no part of it: changing that forgives nobody.
 func fingerprint(r *policy.RateLimitRule) [32]byte {
 	var c content
 	c.number(len(r.GetClientSelectors()))
 	for _, s := range r.GetClientSelectors() {
 		c.selector(s)
 	}
-	l := r.GetLimit()
-	burst := -1
-	if l != nil && l.Burst != nil {
-		burst = int(l.GetBurst())
-	}
-	c.number(int(l.GetRequests()), int(l.GetUnit()), burst+1)
+	c.number(int(r.GetLimit().GetUnit()))
 	return sha256.Sum256(c)
 }
 

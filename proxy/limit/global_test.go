@@ -80,10 +80,15 @@ func TestKeyIsTheSameEverywhere(t *testing.T) {
 	if again := keyOf(wide(byIdentity, `"requests":10,"unit":"Second"`, "Deny"), alice); again != first || first == (Key{}) {
 		t.Errorf("%x, then %x", first, again)
 	}
+	const above = `{"global":{"rules":[{"limit":{"requests":1,"unit":"Hour"}},{"clientSelectors":[` + byIdentity + `],"limit":{"requests":10,"unit":"Second"}}]}}`
+	for _, spec := range []string{wide(byIdentity, `"requests":11,"unit":"Second"`, "Local"), wide(byIdentity, `"requests":10,"unit":"Second","burst":7`, "Local"), above} {
+		if key := keyOf(spec, alice); key != first {
+			t.Errorf("%s: another key than before the change", spec)
+		}
+	}
 	seen := map[Key]string{first: "first"}
 	for _, c := range [][2]string{
 		{wide(byIdentity, `"requests":10,"unit":"Second"`, "Local"), bob},
-		{wide(byIdentity, `"requests":11,"unit":"Second"`, "Local"), alice},
 		{wide(byIdentity, `"requests":10,"unit":"Minute"`, "Local"), alice},
 		{wide(``, `"requests":10,"unit":"Second"`, "Local"), alice},
 		{wide(byIdentity+`,{"path":{"value":"/"}}`, `"requests":10,"unit":"Second"`, "Local"), alice},
@@ -97,7 +102,7 @@ func TestKeyIsTheSameEverywhere(t *testing.T) {
 	store, r := &shop{}, NewRegistry(nil)
 	r.SetStore(store)
 	compiled(t, r, wide(``, `"requests":20,"unit":"Second","burst":10`, "Local")).Take(t.Context(), caller(t, ""), get("/"))
-	if b := store.bucket; b.Name != "lab/oven/0/3f6e2047d4160623" || b.Requests != 20 || b.Burst != 10 || b.Period != time.Second || b.Calendar != 0 {
+	if b := store.bucket; b.Name != "lab/oven/global/b413f47d13ee2fe6/0" || b.Requests != 20 || b.Burst != 10 || b.Period != time.Second || b.Calendar != 0 {
 		t.Errorf("bucket %+v: its name stands in the store, and may not change between releases", b)
 	}
 }

@@ -36,8 +36,9 @@ type Key [16]byte
 
 // Bucket is the shape of one limit. Immutable.
 type Bucket struct {
-	// Name is stable over restarts and the same in all proxies: NAMESPACE/NAME/RULE (its place in spec.global.rules) and a
-	// hash of its selectors and limit.
+	// Name is stable over restarts and the same in all proxies, and it outlives changes of the policy that are not about what
+	// is counted: NAMESPACE/NAME/SCOPE/HASH/TWIN, of which SCOPE is local or global, HASH of the rule's selectors and unit, and
+	// TWIN how many rules with the same are above it in that scope. Its place among others and its numbers are no part of it.
 	Name     string
 	Requests uint32
 	Period   time.Duration     // of a GCRA limit; 0 for quotas

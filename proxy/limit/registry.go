@@ -13,9 +13,10 @@ import (
 	"github.com/signet-mesh/signet/mesh/policy"
 )
 
-// Registry keeps the state of limits over changes of configuration: a rule whose selectors and limit did not change, at the
-// same place of the same policy, goes on counting. State that no Set has any more goes with the next garbage collection;
-// two Sets with the same rule count together. Safe for concurrent use.
+// Registry keeps the state of limits over changes of configuration: a rule of the same policy with the same selectors and
+// unit goes on counting, wherever it stands and however much it allows. A quota keeps how much is used, a rate when its
+// bucket will be full again: who had used up the old limit waits under a new one no longer than until then. State that no Set
+// has any more goes with the next garbage collection; two Sets with the same rule count together. Safe for concurrent use.
 type Registry struct {
 	now     func() time.Time // nil is the system's clock
 	base    time.Time
@@ -29,10 +30,10 @@ type Registry struct {
 
 // cellKey names a rule over changes of configuration.
 type cellKey struct {
-	policy mesh.Key
-	field  string // spec.local.rules[0]
-	// content is the hash of selectors and limit.
-	content [32]byte
+	policy  mesh.Key
+	global  bool
+	content [32]byte // the hash of selectors and unit; zero for a quarantined policy
+	twin    int      // how many rules of the scope with the same content are above it
 }
 
 // cell is the state of one rule. Its own lines of the cache keep state and counts apart.
@@ -60,7 +61,7 @@ func NewRegistry(now func() time.Time) *Registry {
 	return r
 }
 
-// NewOffline builds a registry for objects that nothing runs: what its Sets Explain is not Known.
+// NewOffline builds a registry for objects that nothing runs: what its Sets Explain is Known only of rules that never allow anything.
 func NewOffline() *Registry {
 	r := NewRegistry(nil)
 	r.offline = true

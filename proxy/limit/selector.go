@@ -130,10 +130,11 @@ func (k *clause) path(path, text string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// client is the client's address: by X-Forwarded-For where proxies are trusted, else the directly connected peer's.
+// client is the client's address: by X-Forwarded-For where proxies are trusted, else the directly connected peer's. Never
+// RemoteIP, which is what the caller wrote where none is.
 func client(c *authz.Connection, r *authz.Request) netip.Addr {
-	if r.RemoteIP.IsValid() {
-		return r.RemoteIP.Unmap().WithZone("")
+	if r.ClientIP.IsValid() {
+		return r.ClientIP.Unmap().WithZone("")
 	}
 	return c.SourceIP.Unmap().WithZone("")
 }

@@ -127,8 +127,8 @@ func TestSelectors(t *testing.T) {
 // TestCallers are those without an identity or an address, and behind trusted proxies.
 func TestCallers(t *testing.T) {
 	for _, c := range []struct {
-		selectors, id, source, remote string
-		want                          bool
+		selectors, id, source, trusted string
+		want                           bool
 	}{
 		{`{"identity":{"value":"` + alice + `"}}`, "", "10.0.0.1", "", false},
 		{`{"identity":{"value":"` + alice + `","invert":true}}`, "", "10.0.0.1", "", true},
@@ -138,6 +138,9 @@ func TestCallers(t *testing.T) {
 		{`{"sourceCIDR":{"type":"Distinct"}}`, "", "", "", true},
 		{`{"sourceCIDR":{"value":"10.0.0.0/8"}}`, "", "10.0.0.1", "203.0.113.5", false},
 		{`{"sourceCIDR":{"value":"203.0.113.0/24"}}`, "", "10.0.0.1", "203.0.113.5", true},
+		{`{"sourceCIDR":{"value":"198.51.100.0/24"}}`, "", "10.0.0.1", "", false},
+		{`{"sourceCIDR":{"value":"198.51.100.0/24"}}`, "", "", "", false},
+		{`{"sourceCIDR":{"value":"10.0.0.0/8"}}`, "", "10.0.0.1", "::ffff:203.0.113.5", false},
 		{`{"sourceCIDR":{"value":"10.0.0.0/8"}}`, "", "::ffff:10.0.0.1", "", true},
 		{`{"sourceCIDR":{"value":"::ffff:10.0.0.0/104"}}`, "", "10.0.0.1", "", true},
 		{`{"sourceCIDR":{"value":"fe80::/10"}}`, "", "fe80::1%eth0", "", true},
@@ -145,12 +148,12 @@ func TestCallers(t *testing.T) {
 	} {
 		s := compiled(t, NewRegistry(newHand().now), local(c.selectors, `"requests":0,"unit":"Second"`))
 		conn, r := caller(t, c.id), get("/")
-		conn.SourceIP, r.RemoteIP = netip.Addr{}, netip.Addr{}
+		conn.SourceIP, r.RemoteIP = netip.Addr{}, netip.MustParseAddr("198.51.100.1") // which nobody vouches for
 		if c.source != "" {
 			conn.SourceIP = netip.MustParseAddr(c.source)
 		}
-		if c.remote != "" {
-			r.RemoteIP = netip.MustParseAddr(c.remote)
+		if c.trusted != "" {
+			r.ClientIP = netip.MustParseAddr(c.trusted)
 		}
 		if v := s.Take(t.Context(), conn, r); (v.Refused != nil) != c.want {
 			t.Errorf("%+v: matched is %v", c, !c.want)

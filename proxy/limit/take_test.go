@@ -87,7 +87,7 @@ func TestStateCarriesOver(t *testing.T) {
 	r := NewRegistry(newHand().now)
 	s := compiled(t, r, `{"local":{"rules":[`+rule+`}]}}`)
 	if n := passed(t, s, caller(t, alice), get("/"), 5); n != 3 {
-		t.Fatalf("%d passed", n)
+		t.Fatalf("%d passed of a new rule", n)
 	}
 	for _, c := range []struct {
 		change, spec string
@@ -98,8 +98,11 @@ func TestStateCarriesOver(t *testing.T) {
 		{"another selector", `{"selector":{"matchLabels":{"app":"oven"}},"local":{"rules":[` + rule + `}]}}`, 0},
 		{"shadow mode", `{"local":{"rules":[` + rule + `,"shadowMode":true}]}}`, 5},
 		{"a global rule", `{"local":{"rules":[` + rule + `}]},"global":{"rules":[]}}`, 0},
-		{"more requests", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":4,"unit":"Hour"}}]}}`, 4},
-		{"burst", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":3,"unit":"Hour","burst":2}}]}}`, 2},
+		{"more requests", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":4,"unit":"Hour"}}]}}`, 0},
+		{"burst", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":3,"unit":"Hour","burst":2}}]}}`, 0},
+		{"a rule above it", `{"local":{"rules":[{"limit":{"requests":1000,"unit":"Second"}},` + rule + `}]}}`, 0},
+		{"no requests", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":0,"unit":"Hour"}}]}}`, 0},
+		{"unit", `{"local":{"rules":[{"clientSelectors":[{"identity":{"type":"Distinct"}}],"limit":{"requests":3,"unit":"Day"}}]}}`, 3},
 		{"path", `{"local":{"rules":[{"clientSelectors":[{"path":{"value":"/"},"identity":{"type":"Distinct"}}],"limit":{"requests":3,"unit":"Hour"}}]}}`, 3},
 	} {
 		if n := passed(t, compiled(t, r, c.spec), caller(t, alice), get("/"), 5); n != c.left {
@@ -119,7 +122,7 @@ func TestStateCarriesOver(t *testing.T) {
 func TestStateGoes(t *testing.T) {
 	r := NewRegistry(newHand().now)
 	kept := compiled(t, r, local(``, `"requests":3,"unit":"Hour"`))
-	func() { passed(t, compiled(t, r, local(``, `"requests":4,"unit":"Hour"`)), caller(t, ""), get("/"), 5) }()
+	func() { passed(t, compiled(t, r, local(``, `"requests":4,"unit":"Day"`)), caller(t, ""), get("/"), 5) }()
 	if n := len(r.Status()); n != 2 {
 		t.Errorf("%d rules have state, want 2", n)
 	}
@@ -128,7 +131,7 @@ func TestStateGoes(t *testing.T) {
 	if st := r.Status(); len(st) != 1 || st[0].Rule.Bucket.Requests != 3 {
 		t.Errorf("%+v", st)
 	}
-	if n := passed(t, compiled(t, r, local(``, `"requests":4,"unit":"Hour"`)), caller(t, ""), get("/"), 5); n != 4 {
+	if n := passed(t, compiled(t, r, local(``, `"requests":4,"unit":"Day"`)), caller(t, ""), get("/"), 5); n != 4 {
 		t.Errorf("a rule that was gone passes %d, want 4", n)
 	}
 	if n := len(r.cells); n != 2 {

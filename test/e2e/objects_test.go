@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -170,18 +171,22 @@ func say(t *testing.T, address, line string) string {
 // logged waits for a line of the mesh's log that matches all expressions, and returns it.
 func (m *running) logged(t *testing.T, expressions ...string) string {
 	t.Helper()
+	var all []*regexp.Regexp
+	for _, e := range expressions {
+		all = append(all, regexp.MustCompile(e))
+	}
 	var found string
+	seen := 0 // whole lines that were looked at already: a log may have megabytes
 	eventually(t, 5*time.Second, func() string {
-	lines:
-		for line := range strings.Lines(m.Log()) {
-			for _, e := range expressions {
-				if !regexp.MustCompile(e).MatchString(line) {
-					continue lines
-				}
+		log := m.Log()[seen:]
+		log = log[:strings.LastIndexByte(log, '\n')+1]
+		for line := range strings.Lines(log) {
+			if !slices.ContainsFunc(all, func(e *regexp.Regexp) bool { return !e.MatchString(line) }) {
+				found = line
+				return ""
 			}
-			found = line
-			return ""
 		}
+		seen += len(log)
 		return fmt.Sprintf("no line of the log matches %q", expressions)
 	})
 	return found

@@ -49,8 +49,8 @@ type Status struct {
 	Revision, ETag string
 	// LastSuccess is when the server last gave a bundle that is in use, or said that it is still current.
 	LastSuccess time.Time
-	// LastError is that of the latest attempt, nil when it succeeded.
-	LastError error
+	// LastError is that of the latest attempt, "" when it succeeded.
+	LastError string
 	// Failures counts failed attempts since the last success.
 	Failures int
 }
@@ -126,15 +126,16 @@ func (s *Source) record(err error) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.status.LastError
-	s.status.LastError = err
 	if err == nil {
-		if before != nil {
+		s.status.LastError = ""
+		if before != "" {
 			s.cfg.Log.Info("bundle is fetched again", "policy", s.cfg.Name, "revision", s.status.Revision)
 		}
 		s.status.LastSuccess, s.status.Failures = time.Now(), 0
 		return s.delays.Next()
 	}
-	if before == nil || before.Error() != err.Error() {
+	s.status.LastError = err.Error()
+	if before != s.status.LastError {
 		s.cfg.Log.Warn("bundle is not fetched", "policy", s.cfg.Name, "active", s.status.Active, "revision", s.status.Revision, "error", err)
 	}
 	s.status.Failures++

@@ -41,7 +41,7 @@ func TestPolling(t *testing.T) {
 		t.Errorf("Prefer is %q", o.prefer)
 	}
 	st := s.Status()
-	if !st.Active || st.Revision != "2" || st.ETag != `"two"` || st.LastError != nil || st.Failures != 0 || time.Since(st.LastSuccess) > time.Minute {
+	if !st.Active || st.Revision != "2" || st.ETag != `"two"` || st.LastError != "" || st.Failures != 0 || time.Since(st.LastSuccess) > time.Minute {
 		t.Errorf("status %+v", st)
 	}
 }
@@ -72,7 +72,7 @@ func TestActivateRefuses(t *testing.T) {
 	o.set(plain("2"), `"two"`)
 	eventually(t, "two refusals", func() bool { return s.Status().Failures >= 2 })
 	st := s.Status()
-	if st.Revision != "1" || st.ETag != `"one"` || !strings.Contains(st.LastError.Error(), `no use for "2"`) {
+	if st.Revision != "1" || st.ETag != `"one"` || !strings.Contains(st.LastError, `no use for "2"`) {
 		t.Errorf("status %+v", st)
 	}
 	if slices.Contains(o.requests(), `"two"`) {
@@ -82,7 +82,7 @@ func TestActivateRefuses(t *testing.T) {
 		t.Error("the refused bundle is kept")
 	}
 	u.accept()
-	eventually(t, "revision 2", func() bool { return u.active() == "1 2" && s.Status().LastError == nil })
+	eventually(t, "revision 2", func() bool { return u.active() == "1 2" && s.Status().LastError == "" })
 }
 
 // After each fault the old bundle is in use, the fault is in the status, and a good answer heals it.
@@ -133,11 +133,11 @@ func TestFaults(t *testing.T) {
 			eventually(t, "revision 1", func() bool { return u.active() == "1" })
 			o.fail(c.handle)
 			eventually(t, "the fault", func() bool { return s.Status().Failures >= 2 })
-			if st := s.Status(); !strings.Contains(st.LastError.Error(), c.want) || !st.Active || st.Revision != "1" {
+			if st := s.Status(); !strings.Contains(st.LastError, c.want) || !st.Active || st.Revision != "1" {
 				t.Errorf("status %+v", st)
 			}
 			o.set(plain("2"), `"two"`)
-			eventually(t, "revision 2", func() bool { return u.active() == "1 2" && s.Status().LastError == nil })
+			eventually(t, "revision 2", func() bool { return u.active() == "1 2" && s.Status().LastError == "" })
 		})
 	}
 }
@@ -150,7 +150,7 @@ func TestUnasked304(t *testing.T) {
 	defer server.Close()
 	s, stop := start(t, spec(server.URL), "", u)
 	defer stop()
-	eventually(t, "a failure", func() bool { return s.Status().LastError != nil })
+	eventually(t, "a failure", func() bool { return s.Status().LastError != "" })
 	if st := s.Status(); st.Active || !st.LastSuccess.IsZero() {
 		t.Errorf("status %+v", st)
 	}
@@ -256,11 +256,11 @@ func TestCannotKeep(t *testing.T) {
 	s, stop := start(t, spec(server.URL), state, u)
 	defer stop()
 	eventually(t, "failures", func() bool { return s.Status().Failures >= 2 })
-	if st := s.Status(); !st.Active || !strings.Contains(st.LastError.Error(), "keeping bundle") || u.active() != "1" {
+	if st := s.Status(); !st.Active || !strings.Contains(st.LastError, "keeping bundle") || u.active() != "1" {
 		t.Errorf("status %+v, activated %q", st, u.active())
 	}
 	must(os.Remove(filepath.Join(state, "bundles")))
-	eventually(t, "success", func() bool { return s.Status().LastError == nil })
+	eventually(t, "success", func() bool { return s.Status().LastError == "" })
 	if string(kept(t, state)) != string(plain("1")) {
 		t.Error("another bundle is kept")
 	}
@@ -302,12 +302,12 @@ func TestTLS(t *testing.T) {
 			sp.CaCertificates = c.roots
 			s, stop := start(t, sp, "", u)
 			defer stop()
-			eventually(t, "an attempt", func() bool { st := s.Status(); return st.LastError != nil || !st.LastSuccess.IsZero() })
+			eventually(t, "an attempt", func() bool { st := s.Status(); return st.LastError != "" || !st.LastSuccess.IsZero() })
 			st := s.Status()
-			if c.want == "" && (st.LastError != nil || u.active() != "1") {
+			if c.want == "" && (st.LastError != "" || u.active() != "1") {
 				t.Errorf("status %+v", st)
 			}
-			if c.want != "" && (st.LastError == nil || !strings.Contains(st.LastError.Error(), c.want) || u.active() != "") {
+			if c.want != "" && (st.LastError == "" || !strings.Contains(st.LastError, c.want) || u.active() != "") {
 				t.Errorf("status %+v, activated %q", st, u.active())
 			}
 		})

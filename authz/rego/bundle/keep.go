@@ -40,7 +40,7 @@ func (s *Source) restore() {
 	if err != nil {
 		err = fmt.Errorf("restoring bundle from %q: %w", s.file, err)
 		s.mu.Lock()
-		s.status.LastError = err
+		s.status.LastError = err.Error()
 		s.mu.Unlock()
 		s.cfg.Log.Warn("kept bundle is not used", "policy", s.cfg.Name, "error", err)
 	}

@@ -76,6 +76,9 @@ type Event struct {
 	Query string
 	// Input is what was judged, nil for nothing; Result what came out, nil for undefined.
 	Input, Result ast.Value
+	// Secret is the payload segment of the caller's verified token, "" for none. It is not sent: wherever it is in input,
+	// result or error, that is masked.
+	Secret string
 	// Error is why there was no result, "" if there was one.
 	Error string
 	// RequestedBy is who asked: the caller's SPIFFE ID or address.

@@ -41,7 +41,7 @@ func (r *Reporter) encode(ctx context.Context, e *Event) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.eraseSecrets()
+	w.eraseSecrets(e.Secret)
 	if err := r.mask(ctx, w); err != nil {
 		return nil, fmt.Errorf("masking: %w", err)
 	}

@@ -19,11 +19,18 @@ func secretHeader(name string) bool {
 const tokenParameter = "access_token"
 
 // eraser notes what it took out of a document.
-type eraser struct{ erased, masked []string }
+type eraser struct {
+	secret         string
+	erased, masked []string
+}
 
-// eraseSecrets changes input and result.
-func (w *wire) eraseSecrets() {
-	var e eraser
+// eraseSecrets changes input, result and error: what is secret by its name goes, and whatever holds the secret, or something
+// that looks like a token, is masked, since a token may come in any header or parameter.
+func (w *wire) eraseSecrets(secret string) {
+	e := eraser{secret: secret}
+	if w.Error != nil {
+		w.Error.Message = e.text("/error/message", w.Error.Message, false)
+	}
 	if w.Input != nil {
 		*w.Input = e.walk("/input", *w.Input, false, false)
 	}
@@ -42,6 +49,11 @@ func (e *eraser) walk(at string, x any, headers, query bool) any {
 	case map[string]any:
 		for name, child := range v {
 			path := at + "/" + url.PathEscape(name)
+			if hide(name, e.secret, true) != name {
+				delete(v, name)
+				e.erased = append(e.erased, at+"/"+hidden)
+				continue
+			}
 			if headers && secretHeader(name) || query && name == tokenParameter {
 				delete(v, name)
 				e.erased = append(e.erased, path)
@@ -54,12 +66,18 @@ func (e *eraser) walk(at string, x any, headers, query bool) any {
 			v[i] = e.walk(at+"/"+strconv.Itoa(i), child, headers, query)
 		}
 	case string:
-		if clean := withoutToken(v); clean != v {
-			e.masked = append(e.masked, at)
-			return clean
-		}
+		return e.text(at, v, (headers || query) && !strings.HasSuffix(at, "/:path"))
 	}
 	return x
+}
+
+// text answers a string without secrets; whole says that nothing of one that holds any is to stay.
+func (e *eraser) text(at, s string, whole bool) string {
+	clean := hide(withoutToken(s), e.secret, whole)
+	if clean != s {
+		e.masked = append(e.masked, at)
+	}
+	return clean
 }
 
 // withoutToken empties the parameter access_token in whatever looks like a query, also one whose name is escaped.

@@ -129,3 +129,40 @@ func TestSecretReplaced(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// A token is masked wherever it comes, the caller's by its payload and any other by its looks.
+func TestTokens(t *testing.T) {
+	const (
+		payload = "eyJzdWIiOiJhbGljZSJ9"
+		token   = "eyJhbGciOiJIUzI1NiJ9." + payload + ".c2lnbmF0dXJl"
+	)
+	for _, c := range []struct{ name, secret, input, want, erased, masked string }{
+		{"header", payload, `{"headers": {"x-jwt": "Token TOKEN", "a": "b"}}`, `{"headers":{"a":"b","x-jwt":"***"}}`, `null`, `["/input/headers/x-jwt"]`},
+		{"parameter", payload, `{"http": {"path": "/a?jwt=TOKEN&b=1"}, "parsed_query": {"jwt": ["TOKEN"], "b": ["1"]}}`,
+			`{"http":{"path":"/a?jwt=***\u0026b=1"},"parsed_query":{"b":["1"],"jwt":["***"]}}`, `null`, `["/input/http/path","/input/parsed_query/jwt/0"]`},
+		{"target", payload, `{"headers": {":path": "/a?jwt=TOKEN#f"}}`, `{"headers":{":path":"/a?jwt=***#f"}}`, `null`, `["/input/headers/:path"]`},
+		{"escaped", payload, `{"path": "/a?x=%zz&jwt=%65yJhbGciOiJIUzI1NiJ9%2e%65%79JzdWIiOiJhbGljZSJ9%2Ec2ln"}`, `{"path":"/a?x=%zz\u0026jwt=***"}`, `null`, `["/input/path"]`},
+		{"body", payload, `{"body": "{\"t\":\"TOKEN\"}", "parsed_body": {"t": "TOKEN"}}`, `{"body":"{\"t\":\"***\"}","parsed_body":{"t":"***"}}`, `null`, `["/input/body","/input/parsed_body/t"]`},
+		{"payload alone", payload, `{"headers": {"x-payload": "` + payload + `"}}`, `{"headers":{"x-payload":"***"}}`, `null`, `["/input/headers/x-payload"]`},
+		{"name", payload, `{"parsed_query": {"TOKEN": [""]}}`, `{"parsed_query":{}}`, `["/input/parsed_query/***"]`, `null`},
+		{"unverified", "", `{"headers": {"x-jwt": "TOKEN", "x-other": "jwt-TOKEN"}, "path": "/a?jwt=TOKEN", "parsed_query": {"jwt": ["TOKEN"]}}`,
+			`{"headers":{"x-jwt":"***","x-other":"***"},"parsed_query":{"jwt":["***"]},"path":"/a?jwt=***"}`, `null`,
+			`["/input/headers/x-jwt","/input/headers/x-other","/input/parsed_query/jwt/0","/input/path"]`},
+		{"no tokens", "", `{"headers": {"a": "eyJhbGciOiJIUzI1NiJ9", "b": "eyJhIjoxfQ.eyJhIjoxfQ.e30", "host": "one.two.example", "p": "` + payload + `"}}`,
+			`{"headers":{"a":"eyJhbGciOiJIUzI1NiJ9","b":"eyJhIjoxfQ.eyJhIjoxfQ.e30","host":"one.two.example","p":"` + payload + `"}}`, `null`, `null`},
+		{"short secret", "e30", `{"headers": {"a": "e30e30e30"}}`, `{"headers":{"a":"e30e30e30"}}`, `null`, `null`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := value(t, strings.ReplaceAll(c.input, "TOKEN", token))
+			got := encoded(t, &Event{ID: "1", Input: in, Secret: c.secret, Time: time.Now()}, "")
+			if text(t, got["input"]) != c.want || text(t, got["erased"]) != c.erased || text(t, got["masked"]) != c.masked {
+				t.Errorf("got %s", text(t, got))
+			}
+		})
+	}
+	e := &Event{ID: "1", Result: value(t, `{"headers": {"x": "a `+payload+`"}}`), Error: "reading " + token, Secret: payload, Time: time.Now()}
+	got := text(t, encoded(t, e, ""))
+	if strings.Contains(got, payload) || !strings.Contains(got, `"reading ***"`) || !strings.Contains(got, `"masked":["/error/message","/result/headers/x"]`) {
+		t.Errorf("got %s", got)
+	}
+}

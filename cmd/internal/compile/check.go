@@ -2,6 +2,7 @@ package compile
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	networking "istio.io/api/networking/v1"
@@ -43,7 +44,8 @@ func judge(o *mesh.Object, trustDomain string, control *policy.ControlSettings) 
 			field, cause := rego.Field(err)
 			field = strings.TrimSuffix("spec."+field, ".")
 			if line, column := rego.Place(err); line > 0 {
-				return []mesh.Problem{mesh.FaultInText(o, field, line, column, cause.Error())}
+				text := strings.TrimPrefix(cause.Error(), fmt.Sprintf("module:%d:%d: ", line, column)) // said by the position
+				return []mesh.Problem{mesh.FaultInText(o, field, line, column, text)}
 			}
 			err = &Fault{o.Key, field, cause}
 		}

@@ -72,7 +72,7 @@ func CaseFiles(dir string) ([]string, error) {
 
 // ReadCases reads a file of cases: documents that are a case, a list of cases, or a mapping with the list cases.
 func ReadCases(path string) ([]Case, error) {
-	data, err := readFile(path, mesh.MaxFileBytes)
+	data, err := ReadFile(path, mesh.MaxFileBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +63,37 @@ func TestWhyShowsAllSteps(t *testing.T) {
 	}
 	if len(a.Server.Limits) != 1 || a.Server.Limits[0].Known {
 		t.Errorf("limits: %+v", a.Server.Limits)
+	}
+}
+
+// A limit of no requests refuses whatever its state is, and so also from files; in shadow mode it refuses nothing.
+func TestLimitOfNothing(t *testing.T) {
+	text, err := os.ReadFile("testdata/menu/mesh.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ limit, decision string }{
+		{"requests: 20, unit: Second, burst: 10}", Allow},
+		{"requests: 0, unit: Second}", Deny},
+		{"requests: 0, unit: Month}", Deny},
+		{"requests: 0, unit: Second}\n      shadowMode: true", Allow},
+	} {
+		changed := strings.Replace(string(text), "requests: 20, unit: Second, burst: 10}", c.limit, 1)
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "mesh.yaml"), []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := Load(dir, "cluster.local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := m.Why(t.Context(), &Question{From: "lab/waiter", To: "lab/oven", Path: "/dishes/1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := a.Server; s.Decision != c.decision || (s.Reason == reasonLimit) != (c.decision == Deny) || c.decision == Deny && s.Status != http.StatusTooManyRequests {
+			t.Errorf("%s: %s (%s), status %d", c.limit, s.Decision, s.Reason, s.Status)
+		}
 	}
 }
 

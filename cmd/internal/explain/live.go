@@ -60,7 +60,8 @@ func Sockets(dirs ...string) []string {
 		}
 	}
 	slices.Sort(out)
-	return slices.Compact(out)[:min(len(out), maxSockets)]
+	out = slices.Compact(out)
+	return out[:min(len(out), maxSockets)]
 }
 
 func escapeGlob(s string) string {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/signet-mesh/signet/authz"
@@ -97,7 +98,7 @@ func eachFile(name string, each func(path string, data []byte) error) error {
 			continue
 		}
 		path := filepath.Join(name, e.Name())
-		data, err := readFile(path, mesh.MaxFileBytes)
+		data, err := ReadFile(path, mesh.MaxFileBytes)
 		if err != nil {
 			return err
 		}
@@ -108,13 +109,21 @@ func eachFile(name string, each func(path string, data []byte) error) error {
 	return nil
 }
 
-// readFile reads a file of at most that many bytes.
-func readFile(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
+// ReadFile reads a regular file, or what a link to one means, of at most that many bytes. A pipe or a device is an error: it
+// may have no end.
+func ReadFile(path string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0) // a pipe without a writer would block
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(data)) > most {
 		err = fmt.Errorf("%s has more than %d bytes", path, most)

@@ -270,17 +270,17 @@ func (a *At) describe(t *judge.Trace, out *ServerAnswer) {
 	default:
 		out.Reason = reasonOf(t.Failure, t.By)
 	}
-	if l := a.refusing(t.Limits); out.Decision == Allow && l != nil {
+	if l := refusing(t.Limits); out.Decision == Allow && l != nil {
 		answer := proxy.RateLimited.Answer()
 		out.Decision, out.By, out.Reason = Deny, refOf(l), reasonLimit
 		out.Status, out.Detail = answer.Status, answer.Detail
 	}
 }
 
-// refusing is the limit that is used up, where that is known.
-func (a *At) refusing(ts []limit.Trace) *authz.RuleRef {
+// refusing is the limit that is used up, where that is known: of a sidecar that runs, and where nothing is ever allowed.
+func refusing(ts []limit.Trace) *authz.RuleRef {
 	for i := range ts {
-		if t := &ts[i]; a.Live && t.Known && t.Matched && !t.Grant.Allowed && t.Rule != nil {
+		if t := &ts[i]; t.Known && t.Matched && !t.Shadow && !t.Grant.Allowed && t.Rule != nil {
 			return t.Rule.Ref
 		}
 	}

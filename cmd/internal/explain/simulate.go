@@ -67,7 +67,7 @@ func Simulate(ctx context.Context, t *Traffic, old *Mesh) (*Report, error) {
 	}
 	r.Unjudged = s.unjudged.list()
 	for name, n := range s.handed {
-		r.Notes = append(r.Notes, fmt.Sprintf("%d requests are handed to %s, whose answer is not replayed: it counts as if it allowed", n, name))
+		r.Notes = append(r.Notes, fmt.Sprintf("%s handed to %s, whose answer is not replayed: it counts as if it allowed", Count(n, "request is", "requests are"), name))
 	}
 	slices.Sort(r.Notes)
 	return r, nil
@@ -107,6 +107,14 @@ func (s *simulation) one(ctx context.Context, x *shape, n uint64, old *Mesh) err
 	now, handed, err := replay(ctx, s.now, s.t.mesh, x)
 	if err != nil {
 		return err
+	}
+	if x.tokenRefused() {
+		if now.decision == Deny { // whatever becomes of its token
+			s.report.Denied += n
+		} else {
+			s.pass(n, x, "its token was refused, and the log does not record the token")
+		}
+		return nil
 	}
 	was, wasHanded := x.recorded, ""
 	if old != nil && now.decision == Unknown && s.unchanged(x.to, old) {
@@ -164,6 +172,11 @@ func replay(ctx context.Context, rs map[string]*replayer, m *Mesh, x *shape) (ou
 	return o, handed, nil
 }
 
+// tokenRefused reports whether no policy denied the request, but RequestAuthentication.
+func (x *shape) tokenRefused() bool {
+	return x.recorded.decision == Deny && (x.recorded.by == mesh.KindRequestAuthentication || strings.HasPrefix(x.recorded.by, mesh.KindRequestAuthentication+"/"))
+}
+
 func (x *shape) who() string { return cmp.Or(x.from, Plaintext) }
 
 func (x *shape) whom() string { return fmt.Sprintf("%s:%d", x.to, x.port) }
@@ -200,8 +213,8 @@ func sorted(from map[Change]*Change) []Change {
 // WriteText writes the report for a person.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d lines, %d requests judged: %d still allowed, %d still denied, %d newly denied, %d newly allowed\n",
-		r.Lines, r.Requests, r.Allowed, r.Denied, total(r.NewlyDenied), total(r.NewlyAllowed))
+	fmt.Fprintf(&b, "%s, %s judged: %d still allowed, %d still denied, %d newly denied, %d newly allowed\n",
+		Count(r.Lines, "line", "lines"), Count(r.Requests, "request", "requests"), r.Allowed, r.Denied, total(r.NewlyDenied), total(r.NewlyAllowed))
 	changes(&b, "\nNewly denied\n", r.NewlyDenied, false)
 	changes(&b, "\nNewly allowed\n", r.NewlyAllowed, true)
 	if len(r.Unjudged) > 0 {
@@ -240,11 +253,11 @@ func changes(b *strings.Builder, title string, cs []Change, before bool) {
 	}
 	fmt.Fprintf(w, "  REQUESTS\tFROM\tTO\tREQUEST\t%s\n", last)
 	for _, c := range cs {
-		by := cmp.Or(c.By, "no policy")
+		by := Printable(cmp.Or(c.By, "no policy"))
 		if before {
-			by += "\t" + c.Before
+			by += "\t" + Printable(c.Before)
 		}
-		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\n", c.Requests, Printable(c.From), c.To, Printable(strings.TrimSpace(c.Method+" "+c.Path)), Printable(by))
+		fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\n", c.Requests, Printable(c.From), c.To, Printable(strings.TrimSpace(c.Method+" "+c.Path)), by)
 	}
 	_ = w.Flush() // to a strings.Builder
 }

@@ -66,8 +66,8 @@ func Suggest(ctx context.Context, t *Traffic, o SuggestOptions) (*Suggestion, er
 	if o.Values <= 0 {
 		o.Values = 10
 	}
-	w := &writer{t: t, o: o, decoded: map[shape]bool{}, hopeless: map[shape]bool{}}
-	for range 2 {
+	w := &writer{t: t, o: o, decoded: map[shape]bool{}, hopeless: map[shape]bool{}, stands: map[element]bool{}}
+	for range maxRounds {
 		s, err := w.write(ctx)
 		if err != nil {
 			return nil, err
@@ -81,8 +81,12 @@ func Suggest(ctx context.Context, t *Traffic, o SuggestOptions) (*Suggestion, er
 			w.decoded[x] = true
 		}
 	}
-	return w.write(ctx)
+	return nil, fmt.Errorf("suggesting policies: after %d rounds there are still requests that they would deny", maxRounds)
 }
+
+// maxRounds is how often policies are written anew without what they deny. What is denied twice is left out, so that a third
+// round is seldom needed.
+const maxRounds = 16
 
 // writer is the state of one Suggest.
 type writer struct {
@@ -91,6 +95,7 @@ type writer struct {
 	// decoded are the shapes whose path must be allowed in both readings, hopeless those that are denied even so.
 	decoded, hopeless map[shape]bool
 	wanted            []shape
+	stands            map[element]bool // what writable found
 }
 
 func (w *writer) write(ctx context.Context) (*Suggestion, error) {
@@ -115,7 +120,7 @@ func (w *writer) write(ctx context.Context) (*Suggestion, error) {
 	spoken := map[string]bool{}
 	for _, key := range slices.Sorted(maps.Keys(targets)) {
 		g := targets[key]
-		doc, err := g.policy(w.o)
+		doc, err := w.policy(g)
 		if err != nil {
 			return nil, err
 		}
@@ -176,10 +181,6 @@ func (w *writer) want(targets map[string]*target, x *shape) (reason string) {
 	if err != nil {
 		return err.Error()
 	}
-	g, reason := t.target(targets, x.to)
-	if reason != "" {
-		return reason
-	}
 	at, err := t.mesh.At(x.to)
 	if err != nil {
 		return err.Error()
@@ -188,13 +189,20 @@ func (w *writer) want(targets map[string]*target, x *shape) (reason string) {
 	if err != nil {
 		return err.Error()
 	}
-	if x.tcp || !port.HTTP {
-		g.tcp[needKey{id.Principal(), x.port, ""}] = true
-		return ""
+	var readings []string
+	tcp := x.tcp || !port.HTTP
+	if !tcp {
+		if readings, reason = w.readings(x, &at.Judge); reason != "" {
+			return reason
+		}
 	}
-	readings, reason := x.readings(&at.Judge, w.decoded[*x])
+	g, reason := t.target(targets, x.to) // last: a target without a rule would deny everything
 	if reason != "" {
 		return reason
+	}
+	if tcp {
+		g.tcp[needKey{id.Principal(), x.port, ""}] = true
+		return ""
 	}
 	key := needKey{id.Principal(), x.port, x.method}
 	if g.paths[key] == nil {
@@ -206,9 +214,13 @@ func (w *writer) want(targets map[string]*target, x *shape) (reason string) {
 	return ""
 }
 
-// readings are the forms of the path that an ALLOW rule must match: the canonical one, and with both also the decoded one.
-func (x *shape) readings(j *judge.Judge, both bool) ([]string, string) {
-	if !strings.HasPrefix(x.path, "/") {
+// readings are the forms of the path that an ALLOW rule must match: the canonical one, and for those that it does not do for
+// also the decoded one.
+func (w *writer) readings(x *shape, j *judge.Judge) ([]string, string) {
+	switch {
+	case strings.Contains(x.method, "*") || !w.writable(element{method: x.method}): // a * would be a pattern
+		return nil, "its method can't be written in a policy"
+	case !strings.HasPrefix(x.path, "/"):
 		return nil, "its target is no path"
 	}
 	var s judge.Scratch
@@ -216,7 +228,7 @@ func (x *shape) readings(j *judge.Judge, both bool) ([]string, string) {
 	switch {
 	case f != nil:
 		return nil, "its path can't be read"
-	case !both || decoded == "" || decoded == canonical:
+	case !w.decoded[*x] || decoded == "" || decoded == canonical:
 		return []string{strings.Clone(canonical)}, ""
 	}
 	return []string{strings.Clone(canonical), strings.Clone(decoded)}, ""
@@ -330,17 +342,65 @@ type (
 	}
 )
 
-// policy writes the AuthorizationPolicy of a target.
-func (g *target) policy(o SuggestOptions) ([]byte, error) {
+// policy writes the AuthorizationPolicy of a target without what a policy can't say, which its requests are then left out for.
+func (w *writer) policy(g *target) ([]byte, error) {
+	doc, err := g.policy(w.o, func(element) bool { return true })
+	if err != nil || w.stand(doc) {
+		return doc, err
+	}
+	return g.policy(w.o, w.writable)
+}
+
+// stand reports whether the mesh takes a policy.
+func (w *writer) stand(doc []byte) bool {
+	_, problems := mesh.Parse("suggestion", doc, mesh.ParseOptions{TrustDomain: w.t.mesh.trustDomain})
+	return len(mesh.Refusals(problems)) == 0
+}
+
+// element is a method or a path of a policy.
+type element struct{ method, path string }
+
+// writable reports whether the mesh takes a policy with that element.
+func (w *writer) writable(e element) bool {
+	ok, known := w.stands[e]
+	if known {
+		return ok
+	}
+	g := &target{namespace: "default", names: []string{"default/any"}, paths: map[needKey]*pathSet{}}
+	n := &need{port: 1, callers: map[string]bool{"*": true}, methods: map[string]bool{}, paths: map[string]bool{}}
+	if e.method != "" {
+		n.methods[e.method] = true
+	} else {
+		n.paths[e.path] = true
+	}
+	doc, err := g.encode([]*need{n})
+	ok = err == nil && w.stand(doc)
+	w.stands[e] = ok
+	return ok
+}
+
+// drop leaves out what does not stand, and reports whether nothing is left.
+func (n *need) drop(stands func(element) bool) bool {
+	maps.DeleteFunc(n.methods, func(m string, _ bool) bool { return !stands(element{method: m}) })
+	maps.DeleteFunc(n.paths, func(p string, _ bool) bool { return !stands(element{path: p}) })
+	return !n.tcp && (len(n.methods) == 0 || len(n.paths) == 0)
+}
+
+// policy writes the AuthorizationPolicy of a target with the elements that stand.
+func (g *target) policy(o SuggestOptions, stands func(element) bool) ([]byte, error) {
+	needs := slices.DeleteFunc(g.needs(o), func(n *need) bool { return n.drop(stands) })
+	if len(needs) > mesh.MaxRules {
+		return nil, fmt.Errorf("writing policy %s/%s: it would need %d rules, more than %d; give a smaller number of values to a position of a path",
+			g.namespace, g.name(), len(needs), mesh.MaxRules)
+	}
+	return g.encode(needs)
+}
+
+func (g *target) encode(needs []*need) ([]byte, error) {
 	d := policyDoc{APIVersion: mesh.GroupSecurity + "/v1", Kind: mesh.KindAuthorizationPolicy,
 		Metadata: map[string]string{"name": g.name(), "namespace": g.namespace}, Spec: policySpec{Action: "ALLOW"}}
 	if len(g.labels) > 0 {
 		d.Spec.Selector = &policySelector{g.labels}
-	}
-	needs := g.needs(o)
-	if len(needs) > mesh.MaxRules {
-		return nil, fmt.Errorf("writing policy %s/%s: it would need %d rules, more than %d; give a smaller number of values to a position of a path",
-			g.namespace, g.name(), len(needs), mesh.MaxRules)
 	}
 	for _, n := range needs {
 		op := policyOperation{Ports: []string{strconv.Itoa(int(n.port))}, Methods: slices.Sorted(maps.Keys(n.methods)), Paths: slices.Sorted(maps.Keys(n.paths))}
@@ -357,16 +417,21 @@ func (g *target) policy(o SuggestOptions) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// name is recorded-APP, or that of the only workload.
+// name is recorded-APP, or recorded-WORKLOAD where the label is no name of an object.
 func (g *target) name() string {
 	_, first, _ := strings.Cut(g.names[0], "/")
-	return "recorded-" + cmp.Or(g.labels["app"], first)
+	app := g.labels["app"]
+	if strings.ContainsAny(app, "_.") || strings.ToLower(app) != app {
+		app = ""
+	}
+	return "recorded-" + cmp.Or(app, first)
 }
 
 // comments say what the policies were written from and what they leave out.
 func (s *Suggestion) comments(t *Traffic) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# What %d recorded requests need, and nothing else. Judge it before it applies: signet simulate.\n", t.Requests)
+	fmt.Fprintf(&b, "# What %s, and nothing else. Judge it before it applies: signet simulate.\n",
+		Count(t.Requests, "recorded request needs", "recorded requests need"))
 	for _, u := range s.LeftOut {
 		fmt.Fprintf(&b, "# Left out, %s\n", u.text())
 	}

@@ -72,10 +72,7 @@ func (r reasons) add(n uint64, example, format string, args ...any) {
 
 // text is the count with its reason.
 func (u *Unjudged) text() string {
-	s := fmt.Sprintf("%d lines: %s", u.Lines, Printable(u.Reason))
-	if u.Lines == 1 {
-		s = "1 line: " + Printable(u.Reason)
-	}
+	s := Count(u.Lines, "line", "lines") + ": " + Printable(u.Reason)
 	if u.Example != "" {
 		s += " (such as " + Printable(u.Example) + ")"
 	}

@@ -3,9 +3,11 @@ package up
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/signet-mesh/signet/cmd/internal/node"
 )
@@ -46,7 +48,7 @@ func (r *runDirs) choose(name string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.short == "" {
-		short, err := makeShort(leaves[1])
+		short, err := r.makeShort(leaves[1])
 		if err != nil {
 			return "", err
 		}
@@ -60,17 +62,53 @@ func (r *runDirs) choose(name string) (string, error) {
 	return "", fmt.Errorf("making run directory: the path of a socket has at most %d bytes, and %q is too long for it", maxSocketPath, r.short)
 }
 
-// makeShort makes a directory of our own (0700, a name nobody can guess) below the system's for temporary files.
-func makeShort(leaf string) (string, error) {
+// pointer is the file STATE/run.short, by which others find the short directory.
+func (r *runDirs) pointer() string { return r.base + ".short" }
+
+// makeShort makes a directory of our own (0700, a name nobody can guess) below the system's for temporary files, and writes
+// down where it is.
+func (r *runDirs) makeShort(leaf string) (string, error) {
 	parent := os.TempDir()
 	if !fits(filepath.Join(parent, "signet-0123456789", leaf)) {
 		parent = "/tmp"
+	}
+	parent, err := filepath.Abs(parent)
+	if err != nil {
+		return "", fmt.Errorf("making run directory: %w", err)
 	}
 	dir, err := os.MkdirTemp(parent, "signet-")
 	if err != nil {
 		return "", fmt.Errorf("making run directory: %w", err)
 	}
+	if err := os.WriteFile(r.pointer(), []byte(dir), 0o600); err != nil {
+		_ = os.Remove(dir)
+		return "", fmt.Errorf("making run directory: %w", err)
+	}
 	return dir, nil
+}
+
+// ShortRunDir is the directory that `signet up` made for the sockets of the mesh with this state directory, because the state
+// directory is too deep for their paths; "" if there is none. Anybody may make a directory in a place for temporary files:
+// only one of this user's that nobody else can enter counts.
+func ShortRunDir(state string) string {
+	f, err := os.OpenFile(newRunDirs(filepath.Join(state, "run")).pointer(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSocketPath+1))
+	dir := string(text)
+	if err != nil || len(dir) > maxSocketPath || !filepath.IsAbs(dir) {
+		return ""
+	}
+	st, err := os.Lstat(dir)
+	if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 != 0 {
+		return ""
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); !ok || int(sys.Uid) != os.Getuid() {
+		return ""
+	}
+	return dir
 }
 
 func fits(dir string) bool {
@@ -78,7 +116,10 @@ func fits(dir string) bool {
 }
 
 // clear removes what a killed process left below the state directory, which is ours alone by now.
-func (r *runDirs) clear() { _ = os.RemoveAll(r.base) }
+func (r *runDirs) clear() {
+	_ = os.RemoveAll(r.base)
+	_ = os.Remove(r.pointer())
+}
 
 // remove removes everything; all sidecars have ended.
 func (r *runDirs) remove() {
@@ -86,6 +127,7 @@ func (r *runDirs) remove() {
 	defer r.mu.Unlock()
 	_ = os.Remove(r.base) // empty: each sidecar's own is gone
 	if r.short != "" {
+		_ = os.Remove(r.pointer())
 		_ = os.RemoveAll(r.short)
 	}
 }

@@ -61,7 +61,10 @@ func TestRunDirs(t *testing.T) {
 	base := t.TempDir()
 	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), strings.Repeat("t", 100)))
 	plain, long := "cart", strings.Repeat("w", 253)
-	deep := filepath.Join(base, strings.Repeat("d", 100))
+	deep := filepath.Join(base, strings.Repeat("d", 100), "run")
+	if err := os.Mkdir(filepath.Dir(deep), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct{ base, name, want string }{
 		{"/b", plain, "/b/shop.cart"},
 		{"/b", long, "/b/"},
@@ -79,10 +82,35 @@ func TestRunDirs(t *testing.T) {
 		if info, err := os.Stat(r.short); r.short != "" && (err != nil || info.Mode().Perm() != 0o700) {
 			t.Errorf("%s: %v, %v", r.short, info, err)
 		}
+		if found := ShortRunDir(filepath.Dir(tc.base)); found != r.short && tc.base == deep {
+			t.Errorf("%q is named, want %q", found, r.short)
+		}
+		if info, err := os.Stat(r.pointer()); r.short != "" && (err != nil || info.Mode().Perm() != 0o600) {
+			t.Errorf("%s: %v, %v", r.pointer(), info, err)
+		}
 		r.remove()
 		if _, err := os.Stat(r.short); r.short != "" && err == nil {
 			t.Errorf("%s is left", r.short)
 		}
+		if _, err := os.Stat(r.pointer()); err == nil {
+			t.Errorf("%s is left", r.pointer())
+		}
+	}
+}
+
+// What a killed process named is forgotten, and one that made nothing forgets nothing of another's.
+func TestRunDirsForget(t *testing.T) {
+	r := newRunDirs(filepath.Join(t.TempDir(), "run"))
+	if err := os.WriteFile(r.pointer(), []byte("/gone"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.remove()
+	if _, err := os.Stat(r.pointer()); err != nil {
+		t.Error(err)
+	}
+	r.clear()
+	if _, err := os.Stat(r.pointer()); err == nil {
+		t.Errorf("%s is left", r.pointer())
 	}
 }
 

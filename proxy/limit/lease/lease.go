@@ -107,7 +107,7 @@ func (l *Leases) Replicas() int { return int(l.replicas.Load()) }
 // while a batch is fetched. It does not wait when the store is known to be away, when another request waited in vain and
 // nothing was heard since, or before and after Run: then ok is false. ok is false too when 100,000 keys have a lease.
 func (l *Leases) Take(ctx context.Context, b *limit.Bucket, key limit.Key) (limit.Grant, bool) {
-	if e := l.table.find(b.Name, key); e != nil {
+	if e := l.table.find(b, key); e != nil {
 		if left, ok := l.hand(e); ok {
 			if left <= e.low.Load() && !e.pending.Load() {
 				l.top(e)

@@ -153,14 +153,14 @@ func TestOutstanding(t *testing.T) {
 	b.take(t, bucket, 10)
 	for range 150 {
 		a.take(t, bucket, 1)
-		if e := a.table.find(bucket.Name, limit.Key{1}); e != nil && e.left.Load() > 100 {
+		if e := a.table.find(bucket, limit.Key{1}); e != nil && e.left.Load() > 100 {
 			t.Fatalf("a proxy holds %d of a burst of 400 that two share", e.left.Load())
 		}
 		time.Sleep(time.Millisecond) // what is ordered arrives
 	}
 	eventually(t, 5*time.Second, func() string {
 		for _, p := range []*proxy{a, b} {
-			if e := p.table.find(bucket.Name, limit.Key{1}); e != nil {
+			if e := p.table.find(bucket, limit.Key{1}); e != nil {
 				return fmt.Sprintf("the lease of an idle key is still there, with %d tokens", e.left.Load())
 			}
 		}
@@ -234,7 +234,7 @@ func TestKeysAreBoundedAndUnambiguous(t *testing.T) {
 		}
 	}
 	for i, e := range held {
-		if got := p.table.find(b.Name, e.key); (got != nil) != (i%2 == 1) {
+		if got := p.table.find(b, e.key); (got != nil) != (i%2 == 1) {
 			t.Fatalf("lease %d: found %v", i, got)
 		}
 	}
@@ -255,7 +255,7 @@ func TestWarmLeaseDoesNotAllocate(t *testing.T) {
 	p.is(t, up, 1)
 	for _, b := range []*limit.Bucket{rate(1e6, 1e6, time.Second), quota(1e9, policy.Limit_Day)} {
 		p.take(t, b, 1000)
-		e := p.table.find(b.Name, limit.Key{1})
+		e := p.table.find(b, limit.Key{1})
 		e.left.Add(1e6) // so that no refill is due
 		ctx := t.Context()
 		if n := testing.AllocsPerRun(1000, func() { p.Take(ctx, b, limit.Key{1}) }); n != 0 {

@@ -221,7 +221,7 @@ func TestTokensAtHandOutliveTheStore(t *testing.T) {
 	p.take(t, b, 100)
 	r.kill()
 	p.is(t, lost, 1)
-	e := p.table.find(b.Name, limit.Key{1})
+	e := p.table.find(b, limit.Key{1})
 	e.mu.Lock()
 	if e.left.Load() == 0 { // it went back in time
 		e.left.Store(3)

@@ -94,6 +94,26 @@ func TestRateScript(t *testing.T) {
 	}
 }
 
+// TestGivingBackForgivesNoMore: tokens of a lease from before a change of the limit take off what they are worth, though
+// others have gone on by a larger burst since.
+func TestGivingBackForgivesNoMore(t *testing.T) {
+	t.Parallel()
+	c := startRedis(t).client()
+	now := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i, step := range []struct{ n, burst, given, left int64 }{
+		{10, 10, 10, 0},
+		{1, 10, 0, 0},
+		{2000, 1000, 990, 0}, // the burst was raised
+		{-3, 10, -3, -987},   // who has not heard yet gives back
+		{2000, 1000, 3, 0},
+		{1, 10, 0, 0}, // the burst was lowered
+	} {
+		if v := at(t, c, gcraSource, now, step.n, 1e6, 10, step.burst); v[0] != step.given || v[1] != step.left {
+			t.Errorf("step %d: given %d, left %d, want %d, %d", i, v[0], v[1], step.given, step.left)
+		}
+	}
+}
+
 // TestRateScriptSurvivesItsKey: what a stranger or a clock left in the key neither fails nor closes the limit.
 func TestRateScriptSurvivesItsKey(t *testing.T) {
 	t.Parallel()

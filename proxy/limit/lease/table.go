@@ -56,9 +56,11 @@ func (t *table) head(key *limit.Key) *atomic.Pointer[lease] {
 	return &t.heads[maphash.Bytes(t.seed, key[:])%heads]
 }
 
-func (t *table) find(name string, key limit.Key) *lease {
+// find is the lease of a key and a limit. When the numbers of the limit change, the tokens of the lease before are not handed
+// out any more; the sweep gives them back.
+func (t *table) find(b *limit.Bucket, key limit.Key) *lease {
 	for e := t.head(&key).Load(); e != nil; e = e.next.Load() {
-		if e.key == key && e.Name == name {
+		if e.key == key && e.Bucket == *b {
 			return e
 		}
 	}
@@ -67,12 +69,12 @@ func (t *table) find(name string, key limit.Key) *lease {
 
 // add finds the lease of a key or makes it; nil if there are too many.
 func (t *table) add(b *limit.Bucket, key limit.Key) *lease {
-	if e := t.find(b.Name, key); e != nil {
+	if e := t.find(b, key); e != nil {
 		return e
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.find(b.Name, key); e != nil {
+	if e := t.find(b, key); e != nil {
 		return e
 	}
 	if t.size.Load() >= maxLeases {

@@ -19,6 +19,7 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/explain"
 	"github.com/signet-mesh/signet/cmd/internal/node"
 	"github.com/signet-mesh/signet/cmd/internal/plane"
+	"github.com/signet-mesh/signet/identity/jwt/jwks"
 )
 
 const statusHelp = `Show the control plane and the sidecars of this machine: which sidecars run on the configuration of now, how
@@ -31,8 +32,9 @@ their policies do, and every object that is refused, quarantined or unresolved.
 
 They are found as 'signet why' finds them, and the control plane by --state.
 
-Exit codes: 0 everything stands, 3 something is refused, quarantined or unresolved, or a sidecar is not in
-sync, 1 nothing could be asked, 2 a mistake in flags.`
+Exit codes: 0 everything stands, 3 something is refused, quarantined or unresolved, a sidecar does not
+answer or is not in sync, or a policy lacks what it judges by (its bundle, an issuer's keys, the store of
+limits), 1 nothing could be asked, 2 a mistake in flags.`
 
 // exitFindings is what `status` ends with when not all is well.
 const exitFindings = 3
@@ -44,6 +46,8 @@ type meshStatus struct {
 	Sidecars []sidecarStatus `json:"sidecars"`
 	// Silent are sockets that did not answer, with the reason.
 	Silent []string `json:"silent"`
+	// mute says that a sidecar is among them.
+	mute bool
 }
 
 // sidecarStatus is the part of a sidecar's GET /status that is shown.
@@ -119,7 +123,7 @@ func (w *where) status(ctx context.Context) (*meshStatus, error) {
 	for _, s := range sockets {
 		var one sidecarStatus
 		if err := getStatus(ctx, s, &one); err != nil {
-			out.Silent = append(out.Silent, fmt.Sprintf("sidecar at %s: %v", s, err))
+			out.Silent, out.mute = append(out.Silent, fmt.Sprintf("sidecar at %s: %v", s, err)), true
 			continue
 		}
 		out.Sidecars = append(out.Sidecars, one)
@@ -170,9 +174,16 @@ func (s *meshStatus) well() bool {
 			}
 		}
 	}
-	return !slices.ContainsFunc(s.Sidecars, func(x sidecarStatus) bool {
-		return !x.Ready || x.Discovery.LastNACK != "" || len(x.Warnings) > 0
+	return !s.mute && !slices.ContainsFunc(s.Sidecars, func(x sidecarStatus) bool {
+		return !x.Ready || x.Discovery.LastNACK != "" || len(x.Warnings) > 0 || !working(&x.Policies)
 	})
+}
+
+// working reports whether policies have what they judge by: a bundle, keys, a store that answers.
+func working(p *node.Policies) bool {
+	return !slices.ContainsFunc(p.Rego, func(r node.RegoStatus) bool { return !r.Ready }) &&
+		!slices.ContainsFunc(p.Keys, func(k jwks.Status) bool { return len(k.KeyIDs) == 0 }) &&
+		(p.Store == nil || p.Store.State != "away")
 }
 
 func (s *meshStatus) write(out io.Writer) error {

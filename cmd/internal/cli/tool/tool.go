@@ -25,7 +25,8 @@ applied on that same path.
 
 Start with:   signet up deploy/demo
 
-Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or objects.`,
+Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or objects, and 3 where a
+command says so (why: the request is denied; status: something is to be mended).`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}

@@ -17,7 +17,7 @@ import (
 
 const topHelp = `List the last denials that the running sidecars remember, by caller, target and the rule that denied: the
 most frequent first, of equals the latest. On a terminal the table is drawn anew every second; elsewhere
-a line is printed for each denial that is new or happened again. Ctrl-C ends it.
+a line is printed for each denial that is new or happened again, whatever --limit says. Ctrl-C ends it.
 
 The sidecars are found as 'signet why' finds them. A sidecar that starts later is found by the next
 start.
@@ -57,7 +57,7 @@ func newTop() *cobra.Command {
 	}
 	f := c.Flags()
 	f.BoolVar(&once, "once", false, "print once and end")
-	f.IntVarP(&limit, "limit", "n", 40, "how many to show")
+	f.IntVarP(&limit, "limit", "n", 40, "how many to show in a table or an array")
 	f.StringVarP(&output, "output", "o", "table", "what to print: table or json (an array a second, each on a line)")
 	w.sidecars(c)
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
@@ -92,7 +92,7 @@ func (t *top) run(ctx context.Context, once bool) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err := t.show(all[:min(len(all), t.limit)], away, once); err != nil || once {
+		if err := t.show(all, away, once); err != nil || once {
 			return err
 		}
 		select {
@@ -105,18 +105,19 @@ func (t *top) run(ctx context.Context, once bool) error {
 
 func (t *top) show(all []explain.Denial, away int, once bool) error {
 	var b strings.Builder
+	first := all[:min(len(all), t.limit)]
 	switch {
 	case t.json:
-		if all == nil {
-			all = []explain.Denial{}
+		if first == nil {
+			first = []explain.Denial{}
 		}
-		return writeLine(t.out, all)
+		return writeLine(t.out, first)
 	case once:
-		table(&b, all, away)
+		table(&b, first, away)
 	case t.screen:
 		b.WriteString("\x1b[H\x1b[2J")
 		fmt.Fprintf(&b, "Denials, %s (Ctrl-C ends)\n\n", time.Now().Format(time.TimeOnly))
-		table(&b, all, away)
+		table(&b, first, away)
 	default:
 		t.lines(&b, all)
 	}

@@ -141,9 +141,10 @@ func newSuggest() *cobra.Command {
 			if err != nil {
 				return cli.Mistake(err)
 			}
-			fmt.Fprintf(c.ErrOrStderr(), "%d policies for %d recorded requests\n", s.Policies, traffic.Requests)
+			fmt.Fprintf(c.ErrOrStderr(), "%s for %s\n", explain.Count(uint64(s.Policies), "policy", "policies"),
+				explain.Count(traffic.Requests, "recorded request", "recorded requests"))
 			for _, u := range s.LeftOut {
-				fmt.Fprintf(c.ErrOrStderr(), "left out, %d lines: %s %s\n", u.Lines, explain.Printable(u.Reason), explain.Printable(u.Example))
+				fmt.Fprintf(c.ErrOrStderr(), "left out, %s: %s %s\n", explain.Count(u.Lines, "line", "lines"), explain.Printable(u.Reason), explain.Printable(u.Example))
 			}
 			for _, name := range slices.Sorted(slices.Values(s.Silent)) {
 				fmt.Fprintf(c.ErrOrStderr(), "nothing was recorded for %s: no policy is written for it\n", name)

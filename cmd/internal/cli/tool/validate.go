@@ -13,6 +13,7 @@ import (
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
 	"github.com/signet-mesh/signet/cmd/internal/compile"
+	"github.com/signet-mesh/signet/cmd/internal/explain"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/policy"
 )
@@ -82,14 +83,7 @@ func judgePaths(paths []string, trustDomain string, control *policy.ControlSetti
 	var all []*mesh.Object
 	now := time.Now()
 	for _, f := range files {
-		st, err := os.Stat(f)
-		if err != nil {
-			return nil, 0, false, err
-		}
-		if st.Size() > mesh.MaxFileBytes {
-			return nil, 0, false, fmt.Errorf("%s: %d bytes; at most %d", f, st.Size(), mesh.MaxFileBytes)
-		}
-		data, err := os.ReadFile(f)
+		data, err := explain.ReadFile(f, mesh.MaxFileBytes)
 		if err != nil {
 			return nil, 0, false, err
 		}

@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
 	"github.com/signet-mesh/signet/cmd/internal/explain"
+	"github.com/signet-mesh/signet/cmd/internal/up"
 )
 
 // exitDenied is what `why` ends with for a request that is denied.
@@ -99,8 +99,11 @@ func (w *where) runDirs() ([]string, error) {
 		return nil, err
 	}
 	dirs := []string{filepath.Join(state, "run")}
+	if short := up.ShortRunDir(state); short != "" {
+		dirs = append(dirs, short)
+	}
 	if w.state != "" {
-		return append(dirs, shortDirs()...), nil
+		return dirs, nil
 	}
 	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
 		dirs = append(dirs, filepath.Join(run, "signet"))
@@ -108,29 +111,7 @@ func (w *where) runDirs() ([]string, error) {
 	if home, err := cli.StateHome(); err == nil {
 		dirs = append(dirs, filepath.Join(home, "sidecars"))
 	}
-	return append(dirs, shortDirs()...), nil
-}
-
-// shortDirs are those that `signet up` makes where the state directory is too deep for the path of a socket. Everybody may
-// make one in a place for temporary files: only those that nobody but this user can enter count.
-func shortDirs() []string {
-	var out []string
-	for _, parent := range []string{os.TempDir(), "/tmp"} {
-		found, err := filepath.Glob(filepath.Join(parent, "signet-*"))
-		if err != nil {
-			continue
-		}
-		for _, d := range found {
-			st, err := os.Lstat(d)
-			if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 != 0 {
-				continue
-			}
-			if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) == os.Getuid() {
-				out = append(out, d)
-			}
-		}
-	}
-	return out
+	return dirs, nil
 }
 
 func newWhy() *cobra.Command {
