@@ -254,7 +254,7 @@ func limitsKept(t *testing.T, m *running) {
 	if got := keep(); got != "429" {
 		t.Errorf("after another limit came: %s", got)
 	}
-	m.write("limits.yaml", strings.Replace(limits, "value: /keep}}], limit: {requests: 2,", "value: /keep}}], limit: {requests: 3,", 1))
+	m.write("limits.yaml", strings.Replace(limits, "value: /keep}}], limit: {requests: 2,", "value: /keep}}], limit: {requests: 3600,", 1)) // a bucket that is empty stays so, and refills at the new rate
 	eventually(t, 5*time.Second, func() string {
 		if got := keep(); got != "200" {
 			return "the changed limit is not in force: " + got

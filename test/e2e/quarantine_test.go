@@ -142,8 +142,8 @@ func TestQuarantine(t *testing.T) {
 			h.becomes(t, &all[i], all[i].open, all[i].kind)
 		}
 		h.quarantined(t, 0)
-		if all, exit := h.findings(t); exit != 0 || len(all) > 0 {
-			t.Errorf("signet status ends with %d: %+v", exit, all)
+		if all, _ := h.findings(t); len(all) > 0 { // its issuer is nowhere, which is a finding of another kind
+			t.Errorf("signet status: %+v", all)
 		}
 	})
 	for i := range all {

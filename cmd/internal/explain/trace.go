@@ -151,7 +151,7 @@ func limitAnswers(ts []limit.Trace, live bool) []LimitAnswer {
 		}
 		out = append(out, LimitAnswer{By: refOf(t.Rule.Ref), Bucket: b.Name, Global: t.Rule.Global, Matched: t.Matched, Field: t.Field,
 			Saw: strings.Clone(t.Saw), Key: strings.Clone(t.Key), Requests: b.Requests, Per: per, Burst: b.Burst,
-			Known: live && t.Known, Remaining: t.Grant.Remaining})
+			Known: t.Known, Remaining: t.Grant.Remaining})
 	}
 	return out
 }
