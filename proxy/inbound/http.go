@@ -59,6 +59,9 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	x.InFlight() // from here on the head is not changed: a new program may judge it again
 	// A program that was swapped in between the decision and InFlight has not seen this request.
 	if now := s.l.config.Load(); now != c {
+		if now.Mode == Strict && !x.Auth.Peer.Proven() {
+			return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
+		}
 		if d := now.again(x.Life(), &x.Auth, &x.Judged); d != nil {
 			x.Rec.DeniedBy = d.By
 			return proxy.Fail(proxy.Denied, d.Detail, nil)
