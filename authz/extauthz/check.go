@@ -99,7 +99,7 @@ func joinFields(into map[string]string, headers authz.Headers) *fault {
 	var f *fault
 	lister.EachField(func(name, value string) {
 		switch before, again := into[name]; {
-		case !token(name) || strings.ContainsFunc(value, control):
+		case !authz.IsToken(name) || strings.ContainsFunc(value, authz.IsControl):
 			f = unshown(http.StatusBadRequest, "the header %.64q or its value is malformed", name)
 		case name == partialBody:
 		case again:

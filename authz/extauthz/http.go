@@ -80,7 +80,7 @@ func (h *overHTTP) ask(ctx context.Context, _ *authz.Connection, r *authz.Reques
 func (h *overHTTP) request(ctx context.Context, r *authz.Request) (*http.Request, *fault) {
 	target := strings.Clone(h.prefix + r.Path + r.Query)
 	switch {
-	case !token(r.Method) || r.Method == http.MethodConnect:
+	case !authz.IsToken(r.Method) || r.Method == http.MethodConnect:
 		return nil, unshown(http.StatusBadRequest, "its method %.64q cannot be asked about", r.Method)
 	case !strings.HasPrefix(target, "/") || strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }):
 		return nil, unshown(http.StatusBadRequest, "its path cannot be asked about")

@@ -107,7 +107,7 @@ func selected(fields http.Header, list []pattern, all bool, first authz.HeaderOp
 		}
 		op := first
 		for _, value := range fields[key] {
-			e, err := edit(op, name, value)
+			e, err := authz.NewHeaderEdit(op, name, value)
 			if err != nil {
 				return nil, err
 			}

@@ -1,6 +1,10 @@
 package extauthz
 
-import "time"
+import (
+	"time"
+
+	"github.com/signet-mesh/signet/authz"
+)
 
 // Limits of what is sent to an authorizer and of what it may say. Beyond those of its answer it is no answer: the request
 // is denied, fail open or not, save where it says otherwise.
@@ -8,8 +12,8 @@ const (
 	// MaxEdits is how many headers, names of headers to remove and query parameters an answer may hold, each.
 	MaxEdits = 64
 	// MaxHeaderName and MaxHeaderValue are bytes of one header of an answer.
-	MaxHeaderName  = 256
-	MaxHeaderValue = 8 << 10
+	MaxHeaderName  = authz.MaxHeaderName
+	MaxHeaderValue = authz.MaxHeaderValue
 	// MaxDenialBody is how many bytes the body of a denial may have.
 	MaxDenialBody = 64 << 10
 	// MaxCheckBytes is how large a CheckRequest may be, as gRPC servers read them by default. A request that takes more is

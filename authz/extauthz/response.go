@@ -76,7 +76,7 @@ func edits(what string, list []*core.HeaderValueOption, first authz.HeaderOp, th
 		if err != nil {
 			return nil, fmt.Errorf("%s: %.64q: %w", what, o.GetHeader().GetKey(), err)
 		}
-		e, err := edit(op, o.GetHeader().GetKey(), value)
+		e, err := authz.NewHeaderEdit(op, o.GetHeader().GetKey(), value)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
@@ -124,7 +124,7 @@ func removals(names []string) ([]authz.HeaderEdit, error) {
 		if strings.HasPrefix(name, ":") || strings.EqualFold(name, "host") {
 			continue
 		}
-		e, err := edit(authz.RemoveHeader, name, "")
+		e, err := authz.NewHeaderEdit(authz.RemoveHeader, name, "")
 		if err != nil {
 			return nil, err
 		}

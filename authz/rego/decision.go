@@ -14,9 +14,9 @@ import (
 
 // Limits of what a decision may say. Beyond them it is no decision: the request is denied.
 const (
-	MaxEdits       = 64       // headers and query parameters, each
-	MaxHeaderName  = 256      // bytes
-	MaxHeaderValue = 8 << 10  // bytes
+	MaxEdits       = 64 // headers and query parameters, each
+	MaxHeaderName  = authz.MaxHeaderName
+	MaxHeaderValue = authz.MaxHeaderValue
 	MaxDenialBody  = 64 << 10 // bytes
 )
 
@@ -82,7 +82,7 @@ func (d decision) approve() (a authz.Answer, err error) {
 		return authz.Answer{}, err
 	}
 	for _, name := range removed {
-		edit, err := edit(authz.RemoveHeader, name, "")
+		edit, err := authz.NewHeaderEdit(authz.RemoveHeader, name, "")
 		if err != nil {
 			return authz.Answer{}, fmt.Errorf("request_headers_to_remove: %w", err)
 		}
@@ -184,7 +184,7 @@ func (d decision) headers(key string, first authz.HeaderOp) ([]authz.HeaderEdit,
 			if slices.ContainsFunc(out, func(e authz.HeaderEdit) bool { return strings.EqualFold(e.Name, name) }) {
 				op = authz.AppendHeader
 			}
-			e, err := edit(op, name, value)
+			e, err := authz.NewHeaderEdit(op, name, value)
 			if err == nil && len(out) == MaxEdits {
 				err = fmt.Errorf("more than %d headers", MaxEdits)
 			}

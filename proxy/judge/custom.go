@@ -81,7 +81,7 @@ func (k *Case) refusal(ref *authz.RuleRef, a *authz.Answer) *proxy.Failure {
 		f.Code, f.Detail = proxy.AuthorityFailed, "ext_authz_error{"+ref.By+"}"
 	}
 	for _, c := range a.Client {
-		if c.Op != authz.RemoveHeader && editable(c.Name) {
+		if c.Op != authz.RemoveHeader && authz.Editable(c.Name) {
 			f.Fields = append(f.Fields, proxy.Field{Name: c.Name, Value: c.Value})
 		}
 	}
@@ -94,13 +94,13 @@ func (k *Case) apply(a *authz.Answer) error {
 		return nil
 	}
 	for _, c := range a.Upstream {
-		if !editable(c.Name) {
+		if !authz.Editable(c.Name) {
 			return errEdit
 		}
 		Edit(k.Head, c)
 	}
 	for _, c := range a.Client {
-		if !editable(c.Name) {
+		if !authz.Editable(c.Name) {
 			return errEdit
 		}
 	}
@@ -152,15 +152,4 @@ func twin(a, b string) bool {
 		}
 	}
 	return true
-}
-
-// editable reports whether an authority may change a field: not those that frame a message, name its target or carry the
-// mesh's own statement of who calls. Framing and Host are members of a head, so that here they would come twice.
-func editable(name string) bool {
-	switch name {
-	case "", "host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer",
-		"upgrade", "expect", "x-forwarded-client-cert":
-		return false
-	}
-	return name[0] != ':'
 }
