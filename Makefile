@@ -1,6 +1,7 @@
 # make up      build and run the demo mesh; Ctrl-C ends all of it
 # make build   three static binaries in bin/
-# make test    everything, its own set-up included
+# make test    everything but the cluster, its own set-up included
+# make e2e     a real single-node Kubernetes, and Signet in it
 # make lint    go vet and staticcheck
 # make vuln    known vulnerabilities; needs https://vuln.go.dev
 # make fuzz    each fuzz target for FUZZTIME (5s)
@@ -11,7 +12,7 @@ GO ?= go
 FUZZTIME ?= 5s
 ENVOY = $(CURDIR)/.cache/envoy/bin/envoy
 
-.PHONY: up build signet demo-tools setup test lint vuln fuzz bench bench-policies clean
+.PHONY: up build signet demo-tools setup test e2e lint vuln fuzz bench bench-policies clean
 
 # One plain command, no shell between: signals reach signet, and it notices when make is gone.
 up: signet demo-tools
@@ -34,12 +35,16 @@ setup:
 test: setup demo-tools
 	$(GO) vet ./...
 	$(GO) test ./test/house
-	SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...
-	@set -e; for m in $$(find test -mindepth 2 -name go.mod); do \
+	kube=$$(./test/cluster/node/build.sh envtest) && SIGNET_TEST_KUBE=$$kube SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...
+	@set -e; for m in $$(find test -mindepth 2 -name go.mod -not -path 'test/cluster/*'); do \
 		d=$$(dirname $$m); find $$d -name '*_test.go' | grep -q . || continue; \
 		echo "cd $$d && $(GO) test -race ./..."; \
 		(cd $$d && SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...); \
 	done
+
+# The cluster's programs are built once a machine (about 10 minutes on two cores).
+e2e: setup
+	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 -v -timeout 40m .
 
 lint:
 	$(GO) vet ./...

@@ -30,6 +30,11 @@ const (
 	KindPeerAuthentication  = "PeerAuthentication"
 	KindConfigMap           = "ConfigMap"
 
+	// KindService and KindPod are Kubernetes' own (group ""): nobody writes them in a file. Their Spec is a
+	// *networking.ServiceEntry and a *networking.WorkloadEntry that kube/source made of them.
+	KindService = "Service"
+	KindPod     = "Pod"
+
 	KindRequestAuthentication = "RequestAuthentication"
 	KindRegoPolicy            = "RegoPolicy"
 	KindRateLimitPolicy       = "RateLimitPolicy"

@@ -67,6 +67,10 @@ type Workload struct {
 	Labels  map[string]string
 	// TLSMode is the label security.istio.io/tlsMode ("istio", "disabled"), else "istio" if there is a service account.
 	TLSMode string
+	// Owner is what metrics call the workload: of a pod its Deployment, StatefulSet...; "" means Name.
+	Owner string
+	// Pod says that this is a pod of Kubernetes (Key.Kind Pod): its sidecar captures its traffic.
+	Pod bool
 }
 
 // Protocol is the class a port's declared protocol falls in.
@@ -76,7 +80,30 @@ type Protocol uint8
 const (
 	TCP Protocol = iota
 	HTTP
+	// Detect is that of a Kubernetes Service's port that declares nothing: the first bytes say.
+	Detect
 )
+
+// Resolution says how the endpoints of a service are found (ServiceEntry.resolution).
+type Resolution uint8
+
+// The resolutions.
+const (
+	// Static endpoints are listed.
+	Static Resolution = iota
+	// Original: a call goes to the address it was made to (NONE), or to the pod that was called (a headless Service).
+	Original
+	// ByDNS: the endpoints' names, or where there are none the host itself, are resolved by the sidecar (DNS, DNS_ROUND_ROBIN).
+	ByDNS
+)
+
+// Answer says what a name that a sidecar asked for means. The zero Answer: nothing of the mesh.
+type Answer struct {
+	// Host is that of a service among View.Services; "" for none.
+	Host string
+	// Workload is NAMESPACE/NAME of the one among View.Peers that has the address asked for; "" for none.
+	Workload string
+}
 
 // ServicePort is one port of a ServiceEntry.
 type ServicePort struct {
@@ -94,6 +121,11 @@ type Service struct {
 	Ports           []ServicePort
 	SubjectAltNames []string
 	External        bool // location MESH_EXTERNAL
+	// Addresses are those at which clients call the service (a ClusterIP, ServiceEntry.addresses); none for a headless Service.
+	Addresses  []netip.Prefix
+	Resolution Resolution
+	// Kubernetes says that this is a Service of Kubernetes (Key.Kind Service), not a ServiceEntry.
+	Kubernetes bool
 	// Endpoints are, by position in Ports, the endpoints that serve that port.
 	Endpoints [][]Endpoint
 }
@@ -153,6 +185,9 @@ type View struct {
 	RegoBuiltins []string
 	// Peers are all workloads of the mesh, for the metadata of callers and destinations.
 	Peers []*Workload
+	// Asked maps each name that the sidecar asked for to what it means: a host in lower case, or an IP address. It is nil in a
+	// view that holds everything visible (Snapshot.View, discovery: full).
+	Asked map[string]Answer
 	// Objects are the authored objects the view was made from, as they travel over ADS.
 	Objects []*Object
 }

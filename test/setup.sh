@@ -25,6 +25,8 @@ need redis-server redis-server
 need ip iproute2
 need nft nftables
 need nc netcat-openbsd
+need pgrep procps
+need unshare util-linux
 need python3 python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3-venv)
 # The race detector needs a C compiler and libc's headers.
