@@ -6,13 +6,17 @@
 # make vuln    known vulnerabilities; needs https://vuln.go.dev
 # make fuzz    each fuzz target for FUZZTIME (5s)
 # make bench   the sidecar pair beside its peers; make bench-policies: what deciding costs
+# make images     OCI images of HUB and TAG in bin/images; ARCH=amd64,arm64, PUSH=-push
+# make manifests  the generated files under deploy: CustomResourceDefinitions, kustomize base
 # make clean   remove what these made
 
 GO ?= go
 FUZZTIME ?= 5s
+HUB ?= registry.local/signet
+TAG ?= $(shell sed -n "s/^appVersion: *//p" deploy/charts/signet/Chart.yaml)
 ENVOY = $(CURDIR)/.cache/envoy/bin/envoy
 
-.PHONY: up build signet demo-tools setup test e2e lint vuln fuzz bench bench-policies clean
+.PHONY: up build signet demo-tools setup test e2e lint vuln fuzz bench bench-policies images manifests clean
 
 # One plain command, no shell between: signals reach signet, and it notices when make is gone.
 up: signet demo-tools
@@ -36,7 +40,7 @@ test: setup demo-tools
 	$(GO) vet ./...
 	$(GO) test ./test/house
 	kube=$$(./test/cluster/node/build.sh envtest) && SIGNET_TEST_KUBE=$$kube SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...
-	@set -e; for m in $$(find test -mindepth 2 -name go.mod -not -path 'test/cluster/*'); do \
+	@set -e; for m in $$(find test deploy -mindepth 2 -name go.mod -not -path 'test/cluster/*'); do \
 		d=$$(dirname $$m); find $$d -name '*_test.go' | grep -q . || continue; \
 		echo "cd $$d && $(GO) test -race ./..."; \
 		(cd $$d && SIGNET_TEST_ENVOY=$(ENVOY) $(GO) test -race ./...); \
@@ -65,6 +69,12 @@ bench:
 
 bench-policies:
 	./test/bench/policies.sh
+
+images:
+	cd deploy/images && $(GO) run . -hub $(HUB) -tag $(TAG) -out $(CURDIR)/bin/images $(if $(ARCH),-arch $(ARCH)) $(PUSH)
+
+manifests:
+	cd deploy/manifests && $(GO) run .
 
 clean:
 	rm -rf bin .cache

@@ -16,6 +16,8 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/signet-mesh/signet/identity"
@@ -33,7 +35,7 @@ const (
 // Caller is somebody who has proven an identity. The zero value is nobody, and gets nothing.
 type Caller struct {
 	ID identity.ID
-	// Proof says how, for the audit record: "join-token", "client-certificate".
+	// Proof says how, for the audit record: "join-token", "service-account-token", "client-certificate".
 	Proof string
 	// From is the network address that the request came from, for the audit record; may be "".
 	From string
@@ -42,6 +44,8 @@ type Caller struct {
 // Leaf is what a Key is asked to sign. Nothing of the CSR but its public key may reach the certificate.
 type Leaf struct {
 	ID identity.ID
+	// DNS are further subject alternative names; only the control plane's own certificate has any.
+	DNS []string
 	// CSR is the PEM that Judge took. Its signature has not been checked yet: the Key does that, once.
 	CSR                 []byte
 	Serial              *big.Int
@@ -72,6 +76,9 @@ type Options struct {
 	Keys        Keys
 	// Log receives the audit records.
 	Log *slog.Logger
+	// ControlPlaneNames are the DNS names that the control plane's own certificate carries beside its SPIFFE ID, for clients
+	// that verify names (the API server that calls webhooks). No other certificate has a DNS name.
+	ControlPlaneNames []string
 	// DefaultTTL is given where none was asked for; zero means the constant DefaultTTL.
 	DefaultTTL time.Duration
 	// MaxTTL is the longest that may be asked for; zero means the constant MaxTTL.
@@ -106,6 +113,10 @@ func New(opts Options) (*CA, error) {
 	if opts.DefaultTTL < 0 || opts.MaxTTL < opts.DefaultTTL {
 		return nil, fmt.Errorf("building CA: default lifetime %v must be positive and at most the maximum %v", opts.DefaultTTL, opts.MaxTTL)
 	}
+	if err := checkNames(opts.ControlPlaneNames); err != nil {
+		return nil, fmt.Errorf("building CA: %w", err)
+	}
+	opts.ControlPlaneNames = slices.Clone(opts.ControlPlaneNames)
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -113,6 +124,28 @@ func New(opts Options) (*CA, error) {
 		opts.Rand = rand.Reader
 	}
 	return &CA{opts: opts, controlPlane: cp}, nil
+}
+
+// maxNames bounds Options.ControlPlaneNames.
+const maxNames = 16
+
+// checkNames wants DNS names in lower case (RFC 1123 labels, at most 253 bytes), each once.
+func checkNames(names []string) error {
+	if len(names) > maxNames {
+		return fmt.Errorf("%d names of the control plane, at most %d are taken", len(names), maxNames)
+	}
+	for i, name := range names {
+		ok := len(name) <= 253
+		for label := range strings.SplitSeq(name, ".") {
+			ok = ok && len(label) > 0 && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-' &&
+				strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+		}
+		last := name[strings.LastIndexByte(name, '.')+1:]
+		if !ok || strings.Trim(last, "0123456789") == "" || slices.Contains(names[:i], name) {
+			return fmt.Errorf("name %q of the control plane is no DNS name in lower case, or is there twice", name)
+		}
+	}
+	return nil
 }
 
 // TrustDomain is the domain whose certificates are issued here.

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/sha256"
+	"crypto/elliptic"
+	"crypto/rsa"
+	_ "crypto/sha256" // crypto.Hash.New wants them linked
+	_ "crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -20,6 +23,7 @@ import (
 // expected is what a signed certificate is held against.
 type expected struct {
 	id                  identity.ID
+	dns                 []string
 	key                 crypto.PublicKey
 	serial              *big.Int
 	notBefore, notAfter time.Time
@@ -84,7 +88,11 @@ func checkExtensions(leaf *x509.Certificate, want expected) error {
 		{0x30, 0x14, 0x06, 0x08, 0x2b, 6, 1, 5, 5, 7, 3, 1, 0x06, 0x08, 0x2b, 6, 1, 5, 5, 7, 3, 2},
 		{0x30, 0x14, 0x06, 0x08, 0x2b, 6, 1, 5, 5, 7, 3, 2, 0x06, 0x08, 0x2b, 6, 1, 5, 5, 7, 3, 1},
 	}
-	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(want.id.String())}})
+	var names []asn1.RawValue // RFC 5280 section 4.2.1.6: dNSName is 2, uniformResourceIdentifier 6
+	for _, d := range want.dns {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(d)})
+	}
+	san, err := asn1.Marshal(append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(want.id.String())}))
 	if err != nil {
 		return fmt.Errorf("encoding expected SAN: %w", err)
 	}
@@ -121,15 +129,44 @@ func checkExtensions(leaf *x509.Certificate, want expected) error {
 	return nil
 }
 
-// checkSignature takes what our signing keys make, ECDSA P-256 with SHA-256; anything else is a fault.
+// checkSignature takes what our signing keys make: ECDSA P-256 with SHA-256, and of an operator's own CA that signs leaves
+// itself also P-384, P-521 and RSA. Anything else is a fault.
 func checkSignature(leaf, issuer *x509.Certificate) error {
-	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
-	if !ok || leaf.SignatureAlgorithm != x509.ECDSAWithSHA256 {
-		return fmt.Errorf("signed with %s, not ECDSA P-256", leaf.SignatureAlgorithm)
+	var hash crypto.Hash
+	switch leaf.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.SHA256WithRSA:
+		hash = crypto.SHA256
+	case x509.ECDSAWithSHA384:
+		hash = crypto.SHA384
+	case x509.ECDSAWithSHA512:
+		hash = crypto.SHA512
+	default:
+		return fmt.Errorf("signed with %s, none of ours", leaf.SignatureAlgorithm)
 	}
-	digest := sha256.Sum256(leaf.RawTBSCertificate)
-	if !ecdsa.VerifyASN1(key, digest[:], leaf.Signature) {
+	h := hash.New()
+	h.Write(leaf.RawTBSCertificate)
+	good := false
+	switch key := issuer.PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		good = leaf.SignatureAlgorithm == ecdsaAlgorithm(key) && ecdsa.VerifyASN1(key, h.Sum(nil), leaf.Signature)
+	case *rsa.PublicKey:
+		good = leaf.SignatureAlgorithm == x509.SHA256WithRSA && rsa.VerifyPKCS1v15(key, hash, h.Sum(nil), leaf.Signature) == nil
+	}
+	if !good {
 		return errors.New("the issuer's signature does not verify")
 	}
 	return nil
+}
+
+// ecdsaAlgorithm is the one that goes with a key's curve.
+func ecdsaAlgorithm(key *ecdsa.PublicKey) x509.SignatureAlgorithm {
+	switch key.Curve {
+	case elliptic.P256():
+		return x509.ECDSAWithSHA256
+	case elliptic.P384():
+		return x509.ECDSAWithSHA384
+	case elliptic.P521():
+		return x509.ECDSAWithSHA512
+	}
+	return x509.UnknownSignatureAlgorithm
 }

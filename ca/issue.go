@@ -37,16 +37,16 @@ func (c *CA) Prepare(caller Caller, req *Request) (*Prepared, error) {
 	case id.IsControlPlane():
 		return nil, fmt.Errorf("preparing certificate: %w: %q is reserved", ErrNotEntitled, id)
 	}
-	return c.prepare(caller, req)
+	return c.prepare(caller, nil, req)
 }
 
-// PrepareControlPlane prepares the control plane's own certificate. It is not for doors: whoever calls it is the
-// process that holds the CA.
+// PrepareControlPlane prepares the control plane's own certificate, with exactly the names of Options. It is not for
+// doors: whoever calls it is the process that holds the CA.
 func (c *CA) PrepareControlPlane(req *Request) (*Prepared, error) {
-	return c.prepare(Caller{ID: c.controlPlane, Proof: "own-process"}, req)
+	return c.prepare(Caller{ID: c.controlPlane, Proof: "own-process"}, c.opts.ControlPlaneNames, req)
 }
 
-func (c *CA) prepare(caller Caller, req *Request) (*Prepared, error) {
+func (c *CA) prepare(caller Caller, names []string, req *Request) (*Prepared, error) {
 	serial, err := c.serial()
 	if err != nil {
 		return nil, fmt.Errorf("preparing certificate for %q: %w", caller.ID, err)
@@ -67,7 +67,7 @@ func (c *CA) prepare(caller Caller, req *Request) (*Prepared, error) {
 	}
 	_, isRSA := req.key.(*rsa.PublicKey)
 	return &Prepared{caller: caller, req: req, key: key, leaf: Leaf{
-		ID: caller.ID, CSR: req.pem, Serial: serial, NotBefore: notBefore, NotAfter: notAfter, KeyEncipherment: isRSA,
+		ID: caller.ID, DNS: names, CSR: req.pem, Serial: serial, NotBefore: notBefore, NotAfter: notAfter, KeyEncipherment: isRSA,
 	}}, nil
 }
 
@@ -79,7 +79,7 @@ func (c *CA) Issue(p *Prepared) (*Certificate, error) {
 	}
 	issuer := p.key.Chain()[0]
 	leaf, err := checkSigned(der, expected{
-		id: p.leaf.ID, key: p.req.key, serial: p.leaf.Serial,
+		id: p.leaf.ID, dns: p.leaf.DNS, key: p.req.key, serial: p.leaf.Serial,
 		notBefore: p.leaf.NotBefore, notAfter: p.leaf.NotAfter, issuer: issuer,
 	})
 	if err != nil {

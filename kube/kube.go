@@ -33,6 +33,9 @@ const (
 	LabelInject      = "sidecar.istio.io/inject" // on pods: "true", "false"; the annotation of the same name counts where there is no label
 	AnnotationStatus = "sidecar.istio.io/status" // on injected pods: JSON {"revision", "initContainers", "containers", "volumes"}
 	DefaultRevision  = "signet"
+	// LabelManagedBy with the value ManagedBy is on what the control plane makes, so that it knows its own again.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	ManagedBy      = "signet"
 )
 
 // Audiences of service-account tokens that the CA takes.

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -20,6 +21,11 @@ type BuildOptions struct {
 	// Control is what the control plane's command line says; without a store in it every policy with a global limit is
 	// refused.
 	Control *policy.ControlSettings
+	// ClusterDomain is what the names of Kubernetes' Services end in; "" is DefaultClusterDomain.
+	ClusterDomain string
+	// Previous is an earlier snapshot of the same mesh: what was read of objects that are the same pointers is taken from it,
+	// so that a build costs what changed. nil reads everything. The result is the same.
+	Previous *Snapshot
 }
 
 // Build judges objects against each other and makes the snapshot of those that stand. Problems of severity Refused name
@@ -27,6 +33,7 @@ type BuildOptions struct {
 // what does not exist are Dangling warnings. The input is not modified.
 func Build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	s, problems := build(objects, opts)
+	opts.Previous = s
 	var refusals []Problem
 	// Each round leaves at least one object out for good.
 	for range len(objects) {
@@ -34,7 +41,11 @@ func Build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 		if len(found) == 0 && opts.Check != nil {
 			found = opts.Check(s)
 		}
-		left, more := without(s.objects, found)
+		if len(Refusals(found)) == 0 {
+			problems = append(problems, found...)
+			break
+		}
+		left, more := without(s.world.sorted(), found)
 		if len(more) == 0 {
 			problems = append(problems, found...)
 			break
@@ -72,19 +83,27 @@ func without(objects []*Object, refusals []Problem) (left []*Object, effective [
 func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	b := &builder{}
 	stand := b.distinct(objects)
-	w := newWorld(stand, opts.TrustDomain)
-	w.control = newControl(opts.Control)
-	b.sidecars(w)
-	w.sidecars = slices.DeleteFunc(w.sidecars, b.drop)
-	b.listeners(w, w.workloads)
-	w.sidecars = slices.DeleteFunc(w.sidecars, b.drop)
-	for key := range b.dropped {
-		delete(w.objects, key)
+	o := worldOptions{trustDomain: opts.TrustDomain, clusterDomain: cmp.Or(opts.ClusterDomain, DefaultClusterDomain), control: opts.Control}
+	if opts.Previous != nil {
+		o.previous = opts.Previous.world
 	}
+	w := newWorld(stand, o)
+	if w.same {
+		b.dropped = w.findings.dropped
+		b.drop(w)
+		w.resort(o.previous)
+		return newSnapshot(w), append(b.problems, w.findings.problems...)
+	}
+	twice := len(b.problems)
+	b.sidecars(w)
+	b.drop(w)
+	b.listeners(w, w.workloads)
+	b.drop(w)
 	b.workloads(w)
 	b.references(w)
-	s := &Snapshot{world: w, objects: sortedObjects(w.objects), hash: w.hash(nil)}
-	return s, b.problems
+	w.resort(o.previous)
+	w.findings = &findings{slices.Clone(b.problems[twice:]), b.dropped}
+	return newSnapshot(w), b.problems
 }
 
 // builder is the state of one Build.
@@ -113,21 +132,29 @@ func (b *builder) refuse(o *Object, field, format string, args ...any) {
 	b.dropped[o.Key] = true
 }
 
-func (b *builder) drop(s *sidecarObject) bool { return b.dropped[s.Key] }
+// drop takes what was refused out of a world.
+func (b *builder) drop(w *world) {
+	if len(b.dropped) == 0 {
+		return
+	}
+	w.sidecars = slices.DeleteFunc(w.sidecars, func(s *sidecarObject) bool { return b.dropped[s.Key] })
+	w.index.sidecars = sidecarsByNamespace(w.sidecars)
+	for key := range b.dropped {
+		delete(w.objects, key)
+	}
+}
 
 // distinct keeps the first object of each key, and refuses the others by the first one's position.
-func (b *builder) distinct(objects []*Object) []*Object {
+func (b *builder) distinct(objects []*Object) map[Key]*Object {
 	first := make(map[Key]*Object, len(objects))
-	out := make([]*Object, 0, len(objects))
 	for _, o := range objects {
 		if have, dup := first[o.Key]; dup {
 			b.report(Refused, o, "", "is defined twice, first at %s", have.Position)
 			continue
 		}
 		first[o.Key] = o
-		out = append(out, o)
 	}
-	return out
+	return first
 }
 
 func sortedObjects(m map[Key]*Object) []*Object {
@@ -139,17 +166,38 @@ func sortedObjects(m map[Key]*Object) []*Object {
 	return out
 }
 
-// hash is over what can change a view: the order by age, keys, labels, annotations and specs of the objects, never where
-// they stand. nil means all objects.
-func (w *world) hash(objects []*Object) string {
-	if objects == nil {
-		objects = sortedObjects(w.objects)
+// resort sorts the objects by key as an earlier world has them sorted.
+func (w *world) resort(prev *world) {
+	if prev == nil {
+		return
 	}
-	objects = slices.Clone(objects)
+	old, kept := prev.sorted(), make(map[*Object]struct{}, len(w.objects))
+	keep := func(o *Object) bool { return w.objects[o.Key] == o }
+	for _, o := range old {
+		if keep(o) {
+			kept[o] = struct{}{}
+		}
+	}
+	var fresh []*Object
+	for _, o := range w.objects {
+		if _, ok := kept[o]; !ok {
+			fresh = append(fresh, o)
+		}
+	}
+	byKey := func(a, b *Object) int { return compareKeys(a.Key, b.Key) }
+	slices.SortFunc(fresh, byKey)
+	list := merged(old, fresh, keep, byKey)
+	w.sorted = func() []*Object { return list }
+}
+
+// hash is over what can change a view: the order by age, keys, labels, annotations and specs of the objects, never where
+// they stand.
+func (w *world) hash() string {
+	objects := slices.Clone(w.sorted())
 	slices.SortFunc(objects, older)
 	h := sha256.New()
 	control, err := proto.MarshalOptions{Deterministic: true}.Marshal(w.control.settings)
-	fmt.Fprintf(h, "%q %x %v\n", w.trustDomain, control, err)
+	fmt.Fprintf(h, "%q %q %x %v\n", w.trustDomain, w.clusterDomain, control, err)
 	for _, o := range objects {
 		// Maps print sorted. A spec that does not marshal (invalid UTF-8) never got past Parse.
 		spec, err := proto.MarshalOptions{Deterministic: true}.Marshal(o.Spec)

@@ -112,11 +112,12 @@ func (b *builder) target(w *world, o *Object, field string, r *policy.TargetRef)
 	switch r.GetKind() {
 	case KindVirtualService:
 		b.route(w, o, field, r)
-	case "Service":
-		if !slices.ContainsFunc(w.entries, func(e *entry) bool {
-			return slices.ContainsFunc(e.services, func(s *Service) bool { return targets(r, o.Namespace, s) })
+	case KindService:
+		forms := w.hostForms(r.GetName(), o.Namespace)
+		if w.objects[Key{GroupCore, KindService, o.Namespace, r.GetName()}] == nil && !slices.ContainsFunc(forms, func(f string) bool {
+			return slices.ContainsFunc(w.index.hosts[f], func(s offer) bool { return targets(r, o.Namespace, s.Service, w.clusterDomain) })
 		}) {
-			b.dangle(o, field+"name", "no ServiceEntry of namespace %s defines the host %s", o.Namespace, strings.Join(hostForms(r.GetName(), o.Namespace), " or "))
+			b.dangle(o, field+"name", "no %s of namespace %s defines the host %s", w.words().service, o.Namespace, strings.Join(forms, " or "))
 		}
 	default:
 		if w.objects[Key{GroupNetworking, r.GetKind(), o.Namespace, r.GetName()}] == nil {

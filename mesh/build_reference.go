@@ -2,24 +2,40 @@ package mesh
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	networking "istio.io/api/networking/v1"
 )
 
-// workloads warns of WorkloadEntries that take each other's place.
+// words are those that findings use: there are no Services and pods off Kubernetes.
+type words struct{ service, workload string }
+
+func (w *world) words() words {
+	if len(w.entries) > 0 && w.entries[0].kubernetes() || slices.ContainsFunc(w.workloads, func(l *Workload) bool { return l.Pod }) {
+		return words{"Service or ServiceEntry", "pod or WorkloadEntry"}
+	}
+	return words{"ServiceEntry", "WorkloadEntry"}
+}
+
+// workloads warns of WorkloadEntries that take each other's place, or that of a pod.
 func (b *builder) workloads(w *world) {
-	taken := make(map[string]*Workload)
+	taken := make(map[netip.Addr]*Workload)
 	for _, l := range w.workloads {
-		at := l.Address.String()
-		first := taken[at]
+		if l.Pod {
+			continue
+		}
+		if other := w.byName[l.Namespace+"/"+l.Name]; other != l {
+			b.report(Warning, w.objects[l.Key()], "metadata.name", "is the name of a pod: it gets no sidecar of its own")
+		}
+		first := taken[l.Address]
 		if first == nil {
-			taken[at] = l
+			taken[l.Address] = l
 			continue
 		}
 		if !l.ID.IsZero() && !first.ID.IsZero() {
-			o := w.objects[Key{GroupNetworking, KindWorkloadEntry, l.Namespace, l.Name}]
-			b.report(Warning, o, "spec.address", "%s is the address of %s/%s too: their listeners may collide", at, first.Namespace, first.Name)
+			b.report(Warning, w.objects[l.Key()], "spec.address", "%s is the address of %s/%s too: their listeners may collide", l.Address, first.Namespace, first.Name)
 		}
 	}
 }
@@ -28,11 +44,14 @@ func (b *builder) workloads(w *world) {
 func (b *builder) references(w *world) {
 	for _, e := range w.entries {
 		o := w.objects[e.Key]
+		if e.kubernetes() || e.Spec.GetResolution() != networking.ServiceEntry_STATIC {
+			continue // what Kubernetes has no pods for is no finding of ours; the others need no endpoints
+		}
 		if len(e.services) == 0 || len(e.services[0].Endpoints) == 0 || len(e.services[0].Endpoints[0]) > 0 {
 			continue
 		}
 		if e.Spec.GetWorkloadSelector() != nil {
-			b.dangle(o, "spec.workloadSelector", "selects no WorkloadEntry of namespace %s", e.Namespace)
+			b.dangle(o, "spec.workloadSelector", "selects no %s of namespace %s", w.words().workload, e.Namespace)
 		} else {
 			b.dangle(o, "spec.endpoints", "there are none")
 		}
@@ -53,7 +72,7 @@ func (b *builder) references(w *world) {
 	}
 	for _, d := range w.destinationRules {
 		if len(w.matching(d.Spec.GetHost(), d.Namespace)) == 0 {
-			b.dangle(w.objects[d.Key], "spec.host", "%q: no ServiceEntry defines it", d.Spec.GetHost())
+			b.dangle(w.objects[d.Key], "spec.host", "%q: no %s defines it", d.Spec.GetHost(), w.words().service)
 		}
 	}
 	for _, v := range w.virtualServices {
@@ -68,8 +87,12 @@ func (b *builder) selector(w *world, key Key, field string, labels map[string]st
 		return
 	}
 	everywhere := key.Namespace == w.settings.RootNamespace && key.Kind != KindSidecar
-	for _, l := range w.workloads {
-		if (everywhere || l.Namespace == key.Namespace) && selects(labels, l.Labels) {
+	among := w.byNamespace[key.Namespace]
+	if everywhere {
+		among = w.workloads
+	}
+	for _, l := range among {
+		if selects(labels, l.Labels) {
 			return
 		}
 	}
@@ -77,17 +100,29 @@ func (b *builder) selector(w *world, key Key, field string, labels map[string]st
 	if everywhere {
 		where = "at all"
 	}
-	b.dangle(w.objects[key], field, "selects no WorkloadEntry %s", where)
+	b.dangle(w.objects[key], field, "selects no %s %s", w.words().workload, where)
 }
 
 // matching are all services that a host pattern of an object of that namespace covers, whoever may see them.
 func (w *world) matching(host, namespace string) []*Service {
 	var out []*Service
-	forms := hostForms(host, namespace)
-	for _, e := range w.entries {
-		for _, s := range e.services {
-			if slices.ContainsFunc(forms, func(f string) bool { return hostsMeet(f, s.Host) }) {
-				out = append(out, s)
+	for _, f := range w.hostForms(host, namespace) {
+		for _, s := range w.index.hosts[f] {
+			out = append(out, s.Service)
+		}
+		for _, s := range w.index.wild {
+			if hostsMeet(f, s.Host) {
+				out = append(out, s.Service)
+			}
+		}
+		if !strings.HasPrefix(f, "*") {
+			continue
+		}
+		for have, list := range w.index.hosts {
+			if hostCovers(f, have) {
+				for _, s := range list {
+					out = append(out, s.Service)
+				}
 			}
 		}
 	}
@@ -111,7 +146,7 @@ func (b *builder) routes(w *world, v *Typed[*networking.VirtualService]) {
 func (b *builder) destination(w *world, o *Object, field string, d *networking.Destination) {
 	services := w.matching(d.GetHost(), o.Namespace)
 	if len(services) == 0 {
-		b.dangle(o, field+".host", "%q: no ServiceEntry defines it", d.GetHost())
+		b.dangle(o, field+".host", "%q: no %s defines it", d.GetHost(), w.words().service)
 		return
 	}
 	if n := d.GetPort().GetNumber(); n != 0 && !slices.ContainsFunc(services, func(s *Service) bool {
@@ -126,13 +161,13 @@ func (b *builder) destination(w *world, o *Object, field string, d *networking.D
 
 // hasSubset reports whether any DestinationRule that covers the host defines the subset.
 func (w *world) hasSubset(d *networking.Destination, namespace string) bool {
-	for _, r := range w.destinationRules {
-		for _, rule := range hostForms(r.Spec.GetHost(), r.Namespace) {
-			for _, host := range hostForms(d.GetHost(), namespace) {
-				if hostCovers(rule, host) && slices.ContainsFunc(r.Spec.GetSubsets(), func(s *networking.Subset) bool { return s.GetName() == d.GetSubset() }) {
-					return true
-				}
-			}
+	found := make(map[int]bool)
+	for _, host := range w.hostForms(d.GetHost(), namespace) {
+		w.index.rules.covering(host, found)
+	}
+	for i := range found {
+		if slices.ContainsFunc(w.destinationRules[i].Spec.GetSubsets(), func(s *networking.Subset) bool { return s.GetName() == d.GetSubset() }) {
+			return true
 		}
 	}
 	return false

@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	networking "istio.io/api/networking/v1"
 )
@@ -47,6 +48,9 @@ func (b *builder) listeners(w *world, workloads []*Workload) {
 		sidecar   Key
 		namespace string
 	}
+	if len(w.sidecars) == 0 {
+		return
+	}
 	done := make(map[place]bool)
 	for _, l := range workloads {
 		s := w.sidecar(l)
@@ -60,7 +64,8 @@ func (b *builder) listeners(w *world, workloads []*Workload) {
 
 func (b *builder) egress(w *world, s *sidecarObject, namespace string) {
 	o := w.objects[s.Key]
-	services, _ := w.visible(namespace, newSight(s, namespace))
+	sight := newSight(s, namespace)
+	all := sync.OnceValue(func() []*Service { return w.visible(namespace, sight) })
 	for i, l := range s.Spec.GetEgress() {
 		for k, h := range l.GetHosts() {
 			at := fmt.Sprintf("spec.egress[%d].hosts[%d]", i, k)
@@ -68,16 +73,27 @@ func (b *builder) egress(w *world, s *sidecarObject, namespace string) {
 			if err != nil || r.excluded || r.host == "*" {
 				continue
 			}
-			if !slices.ContainsFunc(services, func(s *Service) bool { return readImports([]string{h}, namespace).sees(s.Namespace, s.Host) }) {
+			only := readImports([]string{h}, namespace)
+			if w.offers(r.host, namespace, only, sight) {
+				continue
+			}
+			if !slices.ContainsFunc(all(), func(s *Service) bool { return only.sees(s.Namespace, s.Host) }) {
 				b.dangle(o, at, "%q: no service that namespace %s may see", h, namespace)
 			}
 		}
 		if l.GetPort() == nil || readProtocol(l.GetPort().GetProtocol()).class == HTTP {
 			continue
 		}
-		if _, err := egressTarget(services, l, namespace); err != nil {
+		if _, err := egressTarget(all(), l, namespace); err != nil {
 			b.refuse(o, fmt.Sprintf("spec.egress[%d]", i), "%v", err)
 			return
 		}
 	}
+}
+
+// offers reports whether there is a service of exactly a host that an import lets a namespace see.
+func (w *world) offers(host, namespace string, only imports, s sight) bool {
+	return slices.ContainsFunc(w.index.hosts[host], func(o offer) bool {
+		return exported(o.entry.Spec.GetExportTo(), o.Namespace, namespace) && only.sees(o.Namespace, o.Host) && s.sees(o.Namespace, o.Host)
+	})
 }

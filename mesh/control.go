@@ -25,7 +25,11 @@ const (
 	needBuiltins
 )
 
-func newControl(s *policy.ControlSettings) control {
+// newControl takes what an earlier world made of the same settings.
+func newControl(s *policy.ControlSettings, prev *world) control {
+	if prev != nil && proto.Equal(s, prev.control.settings) {
+		return prev.control
+	}
 	c := control{settings: s}
 	for need := range c.told {
 		part := &policy.ControlSettings{}

@@ -28,7 +28,7 @@ func (p *parser) read(n *yaml.Node) (*Object, []Problem) {
 		return nil, []Problem{{Position: p.place(kind.Line, kind.Column), Key: key, Field: "kind", Message: "is made by the control plane of its own command line, and never read from a file"}}
 	}
 	spec, known := NewSpec(group, kind.Value)
-	if !known {
+	if !known || made(group, kind.Value) {
 		return nil, []Problem{{Position: p.place(kind.Line, kind.Column), Key: key, Field: "kind", Message: instead(group, kind.Value)}}
 	}
 	o := &Object{Meta: Meta{Key: key, Version: version, Position: at, Created: p.opts.Now}, Spec: spec}

@@ -28,9 +28,9 @@ type fieldTable func(path string) (fate, string)
 // fieldTables gives the table of a kind.
 func fieldTables(kind string) fieldTable {
 	switch kind {
-	case KindWorkloadEntry:
+	case KindWorkloadEntry, KindPod:
 		return workloadEntryFields
-	case KindServiceEntry:
+	case KindServiceEntry, KindService:
 		return serviceEntryFields
 	case KindSidecar:
 		return sidecarFields

@@ -22,10 +22,8 @@ func serviceEntryFields(path string) (fate, string) {
 	}
 	switch path {
 	case "hosts", "ports", "ports.number", "ports.protocol", "ports.name", "ports.targetPort", "location", "resolution",
-		"endpoints", "workloadSelector", "workloadSelector.labels", "exportTo", "subjectAltNames":
+		"endpoints", "addresses", "workloadSelector", "workloadSelector.labels", "exportTo", "subjectAltNames":
 		return honoured, ""
-	case "addresses":
-		return warned, "is dropped: traffic is not captured by address here, programs use the outbound proxy or an egress listener"
 	}
 	return refused, ""
 }

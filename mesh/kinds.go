@@ -58,6 +58,17 @@ func VersionOf(group string) string {
 // guarded reports whether a refused object of the group is never absent, but quarantined.
 func guarded(group string) bool { return group == GroupSecurity || group == GroupPolicy }
 
+// DefaultClusterDomain is what the names of Kubernetes' Services end in unless the cluster says otherwise.
+const DefaultClusterDomain = "cluster.local"
+
+// Annotations and labels that kube/source puts on what it makes of Kubernetes' objects.
+const (
+	// OwnerAnnotation of a Pod is the name that metrics have for its workload (Workload.Owner).
+	OwnerAnnotation = "signet.dev/owner"
+	// WorkloadLabel of an inline endpoint of a Service is NAMESPACE/POD of the pod behind it (Endpoint.Workload).
+	WorkloadLabel = "signet.dev/workload"
+)
+
 // DefaultNamespace is the namespace of an object that names none.
 const DefaultNamespace = "default"
 
@@ -65,9 +76,9 @@ const DefaultNamespace = "default"
 // *meshconfig.MeshConfig.
 func NewSpec(group, kind string) (proto.Message, bool) {
 	switch group + "/" + kind {
-	case GroupNetworking + "/" + KindWorkloadEntry:
+	case GroupNetworking + "/" + KindWorkloadEntry, GroupCore + "/" + KindPod:
 		return &networking.WorkloadEntry{}, true
-	case GroupNetworking + "/" + KindServiceEntry:
+	case GroupNetworking + "/" + KindServiceEntry, GroupCore + "/" + KindService:
 		return &networking.ServiceEntry{}, true
 	case GroupNetworking + "/" + KindSidecar:
 		return &networking.Sidecar{}, true

@@ -147,7 +147,9 @@ type Endpoint struct {
 // View is what one workload's sidecar runs on: what it is, what it may see and what judges it. Immutable.
 type View struct {
 	TrustDomain string
-	Self        *Workload
+	// ClusterDomain is what a name without a dot ends in: NAME.NAMESPACE.svc.CLUSTERDOMAIN.
+	ClusterDomain string
+	Self          *Workload
 	Mesh        Settings
 	// Sidecar is the Sidecar that applies: the workload's, else the namespace's, else the root namespace's; nil if none.
 	Sidecar *Typed[*networking.Sidecar]

@@ -74,7 +74,7 @@ func ProviderService(p *meshconfig.MeshConfig_ExtensionProvider) (service string
 }
 
 // authorizer is the service that a provider asks, whoever may see it; why is what is wrong if there is none. Without a
-// namespace the host must be defined in one namespace only; of one namespace the older ServiceEntry counts. candidates are all
+// namespace the host must be defined in one namespace only; of one namespace a Service of Kubernetes counts, else the older ServiceEntry. candidates are all
 // that the provider may mean, so that who is told of them all comes to the same end.
 func (w *world) authorizer(p *meshconfig.MeshConfig_ExtensionProvider) (s *Service, candidates []*Service, why string) {
 	service, port := ProviderService(p)
@@ -82,11 +82,9 @@ func (w *world) authorizer(p *meshconfig.MeshConfig_ExtensionProvider) (s *Servi
 	if !two {
 		host = service
 	}
-	for _, e := range w.entries {
-		for _, have := range e.services {
-			if (!two || e.Namespace == namespace) && have.Host == strings.ToLower(host) {
-				candidates = append(candidates, have)
-			}
+	for _, have := range w.index.hosts[strings.ToLower(host)] {
+		if !two || have.Namespace == namespace {
+			candidates = append(candidates, have.Service)
 		}
 	}
 	if len(candidates) == 0 {

@@ -2,6 +2,11 @@ package mesh
 
 import "fmt"
 
+// made reports whether the control plane makes objects of the kind of Kubernetes' own: nobody writes them in a file for us.
+func made(group, kind string) bool {
+	return group == GroupCore && (kind == KindService || kind == KindPod)
+}
+
 // instead says, for a kind that is not read, what to use.
 func instead(group, kind string) string {
 	var hint string

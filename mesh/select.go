@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -58,6 +59,13 @@ func newSight(s *Typed[*networking.Sidecar], namespace string) sight {
 	return out
 }
 
+// reaches reports whether anything of a namespace may be seen.
+func (s sight) reaches(namespace string) bool {
+	return s.all || slices.ContainsFunc(s.entries, func(i imports) bool {
+		return slices.ContainsFunc(i.in, func(h hostImport) bool { return h.namespace == "*" || h.namespace == namespace })
+	})
+}
+
 func (s sight) sees(namespace, host string) bool {
 	return s.all || slices.ContainsFunc(s.entries, func(i imports) bool { return i.sees(namespace, host) })
 }
@@ -65,24 +73,27 @@ func (s sight) sees(namespace, host string) bool {
 // sidecar is the Sidecar that applies to a workload: its own, else its namespace's, else the root namespace's.
 func (w *world) sidecar(l *Workload) *Typed[*networking.Sidecar] {
 	var namespace, root *Typed[*networking.Sidecar]
-	for _, s := range w.sidecars {
+	for _, s := range w.index.sidecars[l.Namespace] {
 		labels := s.Spec.GetWorkloadSelector().GetLabels()
 		switch {
-		case s.Namespace == l.Namespace && len(labels) > 0 && selects(labels, l.Labels):
+		case len(labels) > 0 && selects(labels, l.Labels):
 			return s
-		case len(labels) > 0:
-		case s.Namespace == l.Namespace && namespace == nil:
+		case len(labels) == 0 && namespace == nil:
 			namespace = s
-		case s.Namespace == w.settings.RootNamespace && root == nil:
+		}
+	}
+	for _, s := range w.index.sidecars[w.settings.RootNamespace] {
+		if len(s.Spec.GetWorkloadSelector().GetLabels()) == 0 {
 			root = s
+			break
 		}
 	}
 	return cmp.Or(namespace, root)
 }
 
-// visible are the services of one namespace's sight, sorted by host, with the entries that define them. Of two services of
-// one host the namespace's own wins, then the older.
-func (w *world) visible(namespace string, s sight) ([]*Service, map[Key]bool) {
+// visible are the services of one namespace's sight, sorted by host. Of two services of one host the namespace's own wins,
+// then a Service of Kubernetes, then the older.
+func (w *world) visible(namespace string, s sight) []*Service {
 	byHost := make(map[string]*Service)
 	for _, e := range w.entries {
 		if !exported(e.Spec.GetExportTo(), e.Namespace, namespace) {
@@ -97,20 +108,18 @@ func (w *world) visible(namespace string, s sight) ([]*Service, map[Key]bool) {
 			}
 		}
 	}
-	out, used := make([]*Service, 0, len(byHost)), make(map[Key]bool)
-	for _, svc := range byHost {
-		out = append(out, svc)
-		used[Key{GroupNetworking, KindServiceEntry, svc.Namespace, svc.Name}] = true
-	}
-	slices.SortFunc(out, func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
-	return out, used
+	return sortedServices(byHost)
+}
+
+func sortedServices(byHost map[string]*Service) []*Service {
+	return slices.SortedFunc(maps.Values(byHost), func(a, b *Service) int { return strings.Compare(a.Host, b.Host) })
 }
 
 // findService is the service that a host named in an object of that namespace means: itself, else for a name without a
 // dot the full name, else the longest wildcard that covers it; nil if there is none. services are sorted by host.
-func findService(services []*Service, host, namespace string) *Service {
+func findService(services []*Service, host, namespace, domain string) *Service {
 	var best *Service
-	for _, name := range hostForms(host, namespace) {
+	for _, name := range hostForms(host, namespace, domain) {
 		if i, ok := slices.BinarySearchFunc(services, name, func(s *Service, h string) int { return strings.Compare(s.Host, h) }); ok {
 			return services[i]
 		}
@@ -124,21 +133,30 @@ func findService(services []*Service, host, namespace string) *Service {
 }
 
 // hostForms are the names that a host written in an object of that namespace may mean: itself, and for a name without a
-// dot NAME.NAMESPACE.svc.cluster.local, as Istio has it.
-func hostForms(host, namespace string) []string {
+// dot NAME.NAMESPACE.svc.DOMAIN, as Istio has it.
+func hostForms(host, namespace, domain string) []string {
 	host = strings.ToLower(host)
 	if strings.ContainsAny(host, ".*:") {
 		return []string{host}
 	}
-	return []string{host, host + "." + namespace + ".svc.cluster.local"}
+	return []string{host, host + "." + namespace + ".svc." + domain}
+}
+
+func (w *world) hostForms(host, namespace string) []string {
+	return hostForms(host, namespace, w.clusterDomain)
 }
 
 // selecting are those of some policies that select a workload, root namespace first, each namespace by name.
-func selecting[T proto.Message](w *world, policies []*Typed[T], labels func(T) map[string]string, l *Workload) []*Typed[T] {
+func selecting[T proto.Message](w *world, policies map[string][]*Typed[T], labels func(T) map[string]string, l *Workload) []*Typed[T] {
 	var out []*Typed[T]
 	root := w.settings.RootNamespace
-	for _, p := range policies {
-		if (p.Namespace == l.Namespace || p.Namespace == root) && selects(labels(p.Spec), l.Labels) {
+	for _, p := range policies[l.Namespace] {
+		if selects(labels(p.Spec), l.Labels) {
+			out = append(out, p)
+		}
+	}
+	for _, p := range policies[root] {
+		if root != l.Namespace && selects(labels(p.Spec), l.Labels) {
 			out = append(out, p)
 		}
 	}

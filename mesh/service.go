@@ -22,7 +22,7 @@ const (
 // readWorkload reads a WorkloadEntry that was judged good. One whose identity can't be built has none.
 func readWorkload(o *Object, spec *networking.WorkloadEntry, trustDomain string) *Workload {
 	w := &Workload{Namespace: o.Namespace, Name: o.Name, ServiceAccount: spec.GetServiceAccount(), Ports: spec.GetPorts(),
-		Labels: mergeLabels(spec.GetLabels(), o.Labels)}
+		Labels: mergeLabels(spec.GetLabels(), o.Labels), Pod: o.Kind == KindPod, Owner: o.Annotations[OwnerAnnotation]}
 	w.TLSMode = tlsMode(w.Labels, w.ServiceAccount)
 	w.Address, _ = netip.ParseAddr(spec.GetAddress())
 	w.Address = w.Address.Unmap()
@@ -64,20 +64,35 @@ func (w *world) services(e *entry) []*Service {
 	for i, p := range e.Spec.GetPorts() {
 		proto := readProtocol(p.GetProtocol())
 		ports[i] = ServicePort{Name: p.GetName(), Number: p.GetNumber(), Declared: proto.declared, Protocol: proto.class, Target: p.GetTargetPort()}
+		if e.kubernetes() && proto.declared == "" {
+			ports[i].Protocol = Detect
+		}
 		if ports[i].Target == 0 {
 			ports[i].Target = p.GetNumber()
 		}
 		endpoints[i] = w.endpoints(e, &ports[i])
 	}
+	addresses := readAddresses(e.Spec.GetAddresses())
 	out := make([]*Service, 0, len(e.Spec.GetHosts()))
 	for _, h := range e.Spec.GetHosts() {
 		out = append(out, &Service{Namespace: e.Namespace, Name: e.Name, Host: strings.ToLower(h), Ports: ports,
-			SubjectAltNames: e.Spec.GetSubjectAltNames(), External: external(e), Endpoints: endpoints})
+			SubjectAltNames: e.Spec.GetSubjectAltNames(), External: external(e), Addresses: addresses,
+			Resolution: resolution(e.Spec.GetResolution()), Kubernetes: e.kubernetes(), Endpoints: endpoints})
 	}
 	return out
 }
 
 func external(e *entry) bool { return e.Spec.GetLocation() == networking.ServiceEntry_MESH_EXTERNAL }
+
+func resolution(r networking.ServiceEntry_Resolution) Resolution {
+	switch r {
+	case networking.ServiceEntry_NONE:
+		return Original
+	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
+		return ByDNS
+	}
+	return Static
+}
 
 // endpoints are those that serve one port: of the workloads selected in the ServiceEntry's namespace, or inline.
 func (w *world) endpoints(e *entry, p *ServicePort) []Endpoint {
@@ -85,26 +100,28 @@ func (w *world) endpoints(e *entry, p *ServicePort) []Endpoint {
 	if s := e.Spec.GetWorkloadSelector(); s != nil {
 		for _, l := range w.byNamespace[e.Namespace] {
 			if selects(s.GetLabels(), l.Labels) {
-				out = append(out, w.workloadEndpoint(e, p, l))
+				out = append(out, w.workloadEndpoint(p, l))
 			}
 		}
 		return out
 	}
 	for _, i := range e.Spec.GetEndpoints() {
+		if _, named := i.GetPorts()[p.Name]; e.kubernetes() && len(i.GetPorts()) > 0 && !named {
+			continue // of the pods behind a Service not every one has every port
+		}
 		out = append(out, w.inlineEndpoint(e, p, i))
 	}
 	return out
 }
 
-func (w *world) workloadEndpoint(e *entry, p *ServicePort, l *Workload) Endpoint {
+func (w *world) workloadEndpoint(p *ServicePort, l *Workload) Endpoint {
 	port := p.Target
 	if n, ok := l.Ports[p.Name]; ok {
 		port = n
 	}
-	name := l.Namespace + "/" + l.Name
 	out := Endpoint{Address: net.JoinHostPort(l.Address.String(), strconv.Itoa(int(port))), Labels: l.Labels, Identity: l.ID,
-		TLSMode: l.TLSMode, Workload: name}
-	if o, ok := w.objects[Key{GroupNetworking, KindWorkloadEntry, l.Namespace, l.Name}]; ok {
+		TLSMode: l.TLSMode, Workload: l.Namespace + "/" + l.Name}
+	if o, ok := w.objects[l.Key()]; ok {
 		if spec, ok := o.Spec.(*networking.WorkloadEntry); ok {
 			out.Weight = spec.GetWeight()
 		}
@@ -117,28 +134,59 @@ func (w *world) workloadEndpoint(e *entry, p *ServicePort, l *Workload) Endpoint
 
 func (w *world) inlineEndpoint(e *entry, p *ServicePort, i *networking.WorkloadEntry) Endpoint {
 	out := Endpoint{Address: i.GetAddress(), Labels: i.GetLabels(), Weight: i.GetWeight(), TLSMode: tlsMode(i.GetLabels(), i.GetServiceAccount())}
+	port := p.Target
+	if n, ok := i.GetPorts()[p.Name]; ok {
+		port = n
+	}
 	if a, err := netip.ParseAddr(i.GetAddress()); err == nil {
-		port := p.Target
-		if n, ok := i.GetPorts()[p.Name]; ok {
-			port = n
-		}
-		out.Address = net.JoinHostPort(a.Unmap().String(), strconv.Itoa(int(port)))
+		out.Address = netip.AddrPortFrom(a.Unmap(), uint16(port)).String()
+	} else if !strings.HasPrefix(i.GetAddress(), unixScheme) {
+		out.Address = net.JoinHostPort(strings.ToLower(i.GetAddress()), strconv.Itoa(int(port)))
+	}
+	namespace := e.Namespace
+	if e.kubernetes() {
+		namespace = w.podEndpoint(e, &out, port)
 	}
 	if sa := i.GetServiceAccount(); sa != "" {
-		out.Identity, _ = identity.New(w.trustDomain, e.Namespace, sa)
+		out.Identity, _ = identity.New(w.trustDomain, namespace, sa)
 	}
 	return out
+}
+
+const unixScheme = "unix://"
+
+// podEndpoint fills in what kube/source says of the pod behind an endpoint of a Service, and gives the pod's namespace. The
+// labels are the pod's, so that they say which PeerAuthentications select it.
+func (w *world) podEndpoint(e *entry, out *Endpoint, port uint32) string {
+	id, known := out.Labels[WorkloadLabel]
+	if !known {
+		return e.Namespace
+	}
+	namespace, name, _ := strings.Cut(id, "/")
+	out.Workload = id
+	out.Labels = maps.Clone(out.Labels)
+	if delete(out.Labels, WorkloadLabel); len(out.Labels) == 0 {
+		out.Labels = nil
+	}
+	if out.TLSMode == TLSModeIstio && w.mode(&Workload{Namespace: namespace, Name: name, Labels: out.Labels}, port) == security.PeerAuthentication_MutualTLS_DISABLE {
+		out.TLSMode = TLSModeDisabled
+	}
+	return namespace
 }
 
 // peerPolicies are the PeerAuthentications that select a workload, most specific first and oldest first in each scope:
 // workload (own namespace before root), namespace, mesh.
 func (w *world) peerPolicies(l *Workload) []*Typed[*security.PeerAuthentication] {
 	var scopes [4][]*Typed[*security.PeerAuthentication]
-	for _, p := range w.peers {
+	list, root := w.peersBy[l.Namespace], w.peersBy[w.settings.RootNamespace]
+	if l.Namespace != w.settings.RootNamespace && len(root) > 0 {
+		list = append(list[:len(list):len(list)], root...)
+	}
+	for _, p := range list {
 		labels := p.Spec.GetSelector().GetMatchLabels()
 		own, root := p.Namespace == l.Namespace, p.Namespace == w.settings.RootNamespace
 		switch {
-		case !own && !root || !selects(labels, l.Labels):
+		case !selects(labels, l.Labels):
 		case len(labels) > 0 && own:
 			scopes[0] = append(scopes[0], p)
 		case len(labels) > 0:
@@ -186,4 +234,20 @@ func mtlsMode(policies []*Typed[*security.PeerAuthentication], l *Workload, root
 		}
 	}
 	return security.PeerAuthentication_MutualTLS_PERMISSIVE
+}
+
+// Key is that of the object that the workload was read of.
+func (l *Workload) Key() Key {
+	if l.Pod {
+		return Key{GroupCore, KindPod, l.Namespace, l.Name}
+	}
+	return Key{GroupNetworking, KindWorkloadEntry, l.Namespace, l.Name}
+}
+
+// Key is that of the object that defines the service.
+func (s *Service) Key() Key {
+	if s.Kubernetes {
+		return Key{GroupCore, KindService, s.Namespace, s.Name}
+	}
+	return Key{GroupNetworking, KindServiceEntry, s.Namespace, s.Name}
 }

@@ -79,10 +79,10 @@ func (j *judge) serviceEntry(s *networking.ServiceEntry) {
 		}
 		seen[strings.ToLower(h)] = true
 	}
-	j.servicePorts(s)
-	if s.GetResolution() != networking.ServiceEntry_STATIC {
-		j.refuse("resolution", "%s is not supported yet: use STATIC with the addresses as endpoints", s.GetResolution())
-	}
+	made := j.object.Kind == KindService
+	j.servicePorts(s, made)
+	j.resolution(s, made)
+	j.addresses(s)
 	if len(s.GetEndpoints()) > 0 && s.GetWorkloadSelector() != nil {
 		j.refuse("endpoints", "and workloadSelector exclude each other")
 	}
@@ -93,28 +93,97 @@ func (j *judge) serviceEntry(s *networking.ServiceEntry) {
 		j.selectorLabels("workloadSelector.labels", s.GetWorkloadSelector().GetLabels())
 	}
 	for i, e := range s.GetEndpoints() {
-		j.inlineEndpoint(fmt.Sprintf("endpoints[%d].", i), e)
+		j.inlineEndpoint(fmt.Sprintf("endpoints[%d].", i), e, resolution(s.GetResolution()) == ByDNS)
 	}
 	j.subjectAltNames("subjectAltNames", s.GetSubjectAltNames())
 	j.exportTo(s.GetExportTo())
 }
 
-func (j *judge) inlineEndpoint(prefix string, e *networking.WorkloadEntry) {
-	if p, ok := strings.CutPrefix(e.GetAddress(), "unix://"); ok {
+// maxAddresses bounds the addresses of one ServiceEntry.
+const maxAddresses = 256
+
+// resolution judges, as Istio does, what goes with the way in which endpoints are found. made is true of a Service of
+// Kubernetes, whose headless form has both: no resolution, and endpoints.
+func (j *judge) resolution(s *networking.ServiceEntry, made bool) {
+	switch r := s.GetResolution(); r {
+	case networking.ServiceEntry_STATIC:
+	case networking.ServiceEntry_NONE:
+		if len(s.GetEndpoints()) > 0 && !made {
+			j.refuse("endpoints", "resolution NONE leads to the address that was called: name the addresses in addresses, or use STATIC or DNS")
+		}
+	case networking.ServiceEntry_DNS, networking.ServiceEntry_DNS_ROUND_ROBIN:
+		if s.GetWorkloadSelector() != nil {
+			j.refuse("workloadSelector", "selects workloads, whose addresses are known: use resolution STATIC")
+		}
+		if len(s.GetEndpoints()) > 1 && r == networking.ServiceEntry_DNS_ROUND_ROBIN {
+			j.refuse("endpoints", "resolution DNS_ROUND_ROBIN goes with one endpoint at most")
+		}
+		for i, h := range s.GetHosts() {
+			if len(s.GetEndpoints()) == 0 && strings.HasPrefix(h, "*") {
+				j.refuse(fmt.Sprintf("hosts[%d]", i), "%q can't be resolved: with resolution %s and without endpoints every host must be a full name", clip(h), r)
+			}
+		}
+	default:
+		j.refuse("resolution", "%s is not supported: use NONE, STATIC, DNS or DNS_ROUND_ROBIN", r)
+	}
+}
+
+// addresses judges the addresses at which a service is called.
+func (j *judge) addresses(s *networking.ServiceEntry) {
+	if len(s.GetAddresses()) > maxAddresses {
+		j.refuse("addresses", "has %d entries, more than %d", len(s.GetAddresses()), maxAddresses)
+		return
+	}
+	seen := make(map[netip.Prefix]bool)
+	for i, v := range s.GetAddresses() {
+		field := fmt.Sprintf("addresses[%d]", i)
+		read := readAddresses([]string{v})
+		if len(read) == 0 || read[0].Addr().IsMulticast() || read[0].Addr().Zone() != "" || read[0].IsSingleIP() && read[0].Addr().IsUnspecified() {
+			j.refuse(field, "%q: want an IP address or a CIDR block that can be called", clip(v))
+			continue
+		}
+		if !read[0].IsSingleIP() && resolution(s.GetResolution()) == ByDNS {
+			j.refuse(field, "%q: a block goes with resolution NONE or STATIC only", clip(v))
+		}
+		if seen[read[0]] {
+			j.refuse(field, "%q is given twice", clip(v))
+		}
+		seen[read[0]] = true
+	}
+}
+
+// inlineEndpoint judges an endpoint of a ServiceEntry; names says that it may be a host to be resolved.
+func (j *judge) inlineEndpoint(prefix string, e *networking.WorkloadEntry, names bool) {
+	switch p, socket := strings.CutPrefix(e.GetAddress(), unixScheme); {
+	case socket && names:
+		j.refuse(prefix+"address", "%q: a Unix socket goes with resolution STATIC", clip(e.GetAddress()))
+	case socket:
 		if !path.IsAbs(p) || path.Clean(p) != p {
 			j.refuse(prefix+"address", "%q: want an absolute path after unix://", clip(e.GetAddress()))
 		}
 		if len(e.GetPorts()) > 0 {
 			j.refuse(prefix+"ports", "a Unix socket has no ports")
 		}
-	} else if a, err := netip.ParseAddr(e.GetAddress()); err != nil || a.IsUnspecified() || a.IsMulticast() {
-		j.refuse(prefix+"address", "%q: want an IP address or unix:///path", clip(e.GetAddress()))
+	default:
+		a, err := netip.ParseAddr(e.GetAddress())
+		switch {
+		case err == nil && (a.IsUnspecified() || a.IsMulticast()):
+			j.refuse(prefix+"address", "%q: want an address that can be called", clip(e.GetAddress()))
+		case err != nil && !names:
+			j.refuse(prefix+"address", "%q: want an IP address or unix:///path", clip(e.GetAddress()))
+		case err != nil && (checkHost(e.GetAddress(), false) != nil || strings.HasPrefix(e.GetAddress(), "*") || allDigits(e.GetAddress())):
+			j.refuse(prefix+"address", "%q: want an IP address, or a host to be resolved", clip(e.GetAddress()))
+		}
 	}
 	j.endpoint(prefix, e)
 }
 
-func (j *judge) servicePorts(s *networking.ServiceEntry) {
-	if len(s.GetPorts()) == 0 {
+// allDigits reports whether a host is made of digits and dots, as a mistyped IP address is.
+func allDigits(host string) bool { return strings.Trim(host, "0123456789.") == "" }
+
+// servicePorts judges ports. A Service of Kubernetes (made) may have none, and its only one need have no name nor protocol.
+func (j *judge) servicePorts(s *networking.ServiceEntry, made bool) {
+	if len(s.GetPorts()) == 0 && !made {
 		j.refuse("ports", "must name at least one port")
 	}
 	names, numbers := make(map[string]bool), make(map[uint32]bool)
@@ -125,11 +194,15 @@ func (j *judge) servicePorts(s *networking.ServiceEntry) {
 			j.port(field+"targetPort", p.GetTargetPort())
 		}
 		if p.GetName() == "" {
-			j.refuse(field+"name", "must be set")
+			if !made {
+				j.refuse(field+"name", "must be set")
+			}
 		} else if err := checkLabel(p.GetName()); err != nil {
 			j.refuse(field+"name", "%v", err)
 		}
-		j.protocol(field+"protocol", p.GetProtocol(), false)
+		if !made || p.GetProtocol() != "" {
+			j.protocol(field+"protocol", p.GetProtocol(), false)
+		}
 		if names[p.GetName()] {
 			j.refuse(field+"name", "%q is given twice", p.GetName())
 		}

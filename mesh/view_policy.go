@@ -12,8 +12,8 @@ import (
 
 // judging selects what decides about requests to a workload: its policies, and whom the CUSTOM ones among them ask.
 func (w *world) judging(v *View, used map[Key]bool) {
-	v.Authorization = selecting(w, w.authorization, authorizationLabels, v.Self)
-	v.RequestAuthentication = selecting(w, w.authentication, authenticationLabels, v.Self)
+	v.Authorization = selecting(w, w.index.authorization, authorizationLabels, v.Self)
+	v.RequestAuthentication = selecting(w, w.index.authentication, authenticationLabels, v.Self)
 	for _, p := range v.RequestAuthentication {
 		used[p.Key] = true
 	}
@@ -31,7 +31,7 @@ func (w *world) judging(v *View, used map[Key]bool) {
 		}
 		s, candidates, _ := w.authorizer(ext)
 		for _, c := range candidates {
-			used[Key{GroupNetworking, KindServiceEntry, c.Namespace, c.Name}] = true
+			used[c.Key()] = true
 		}
 		if s == nil {
 			continue
@@ -53,14 +53,23 @@ func byName[T proto.Message](list []*Typed[T]) {
 
 // limiting selects the rate limits of a workload and of its routes. v has its VirtualServices and what it serves.
 func (w *world) limiting(v *View, used map[Key]bool) {
-	for _, p := range w.limits {
-		if w.limitsWorkload(v, p) {
-			v.RateLimits = append(v.RateLimits, p)
-			used[p.Key] = true
-		}
-		if limitsRoute(v, p) {
-			v.RouteLimits = append(v.RouteLimits, p)
-			used[p.Key] = true
+	namespaces := map[string]bool{v.Self.Namespace: true, w.settings.RootNamespace: true}
+	for _, s := range v.Served {
+		namespaces[s.Namespace] = true
+	}
+	for _, r := range v.VirtualServices {
+		namespaces[r.Namespace] = true
+	}
+	for namespace := range namespaces {
+		for _, p := range w.index.limits[namespace] {
+			if w.limitsWorkload(v, p) {
+				v.RateLimits = append(v.RateLimits, p)
+				used[p.Key] = true
+			}
+			if limitsRoute(v, p) {
+				v.RouteLimits = append(v.RouteLimits, p)
+				used[p.Key] = true
+			}
 		}
 	}
 	byName(v.RateLimits)
@@ -75,22 +84,30 @@ func (w *world) limitsWorkload(v *View, p *Typed[*policy.RateLimitPolicy]) bool 
 	}
 	return slices.ContainsFunc(p.Spec.GetTargetRefs(), func(r *policy.TargetRef) bool {
 		if r.GetKind() == KindWorkloadEntry {
-			return own && r.GetName() == v.Self.Name
+			return own && r.GetName() == v.Self.Name && !v.Self.Pod
 		}
-		return slices.ContainsFunc(v.Served, func(s *Service) bool { return targets(r, p.Namespace, s) })
+		return slices.ContainsFunc(v.Served, func(s *Service) bool { return targets(r, p.Namespace, s, w.clusterDomain) })
 	})
 }
 
-// targets reports whether a reference in an object of that namespace means a service: by the name of its ServiceEntry, or
-// for a Kubernetes Service by the host that Istio gives it. Both in the namespace of the object only (GEP-713).
-func targets(r *policy.TargetRef, namespace string, s *Service) bool {
+// Targets reports whether a targetRef in an object of that namespace means a service of the view.
+func (v *View) Targets(r *policy.TargetRef, namespace string, s *Service) bool {
+	return targets(r, namespace, s, cmp.Or(v.ClusterDomain, DefaultClusterDomain))
+}
+
+// targets reports whether a reference in an object of that namespace means a service: a ServiceEntry by its name, a Service of
+// Kubernetes by its name, or where a ServiceEntry stands for one by the host that Istio gives it. All in the namespace of the
+// object only (GEP-713).
+func targets(r *policy.TargetRef, namespace string, s *Service, domain string) bool {
 	switch {
 	case s.Namespace != namespace:
 		return false
 	case r.GetKind() == KindServiceEntry:
+		return r.GetName() == s.Name && !s.Kubernetes
+	case r.GetKind() == KindService && s.Kubernetes:
 		return r.GetName() == s.Name
-	case r.GetKind() == "Service":
-		return slices.Contains(hostForms(r.GetName(), namespace), s.Host)
+	case r.GetKind() == KindService:
+		return slices.Contains(hostForms(r.GetName(), namespace, domain), s.Host)
 	}
 	return false
 }

@@ -1,11 +1,13 @@
-// Package attest says who is asking for a certificate: the bearer of a join token that was minted for one workload, or a
-// workload that renews with the certificate it has. It knows nothing of gRPC and signs nothing.
+// Package attest says who is asking for a certificate: the bearer of a join token that was minted for one workload, the
+// bearer of a token that somebody else vouches for (a service-account token), or a workload that renews with the
+// certificate it has. It knows nothing of gRPC and signs nothing.
 //
-// It works in two proofs: Identify says who the evidence is for and changes nothing; Bind ties a token to the key it is
-// redeemed for, and only then is there a ca.Caller.
+// It works in two proofs: Identify says who the evidence is for and changes nothing; Bind ties a join token to the key it
+// is redeemed for, and only then is there a ca.Caller.
 package attest
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -25,15 +27,23 @@ type Workloads interface {
 	Holds(namespace, serviceAccount string) bool
 }
 
+// Bearers judges tokens that are not join tokens. Safe for concurrent use.
+type Bearers interface {
+	// Identify says whose token it is at the moment now, and which pod's. It may wait, no longer than ctx and a bound of
+	// its own. The reason of an error is for the log, and quotes nothing of the token.
+	Identify(ctx context.Context, token string, now time.Time) (namespace, serviceAccount, pod string, err error)
+}
+
 // How a caller proved itself, as audit records have it.
 const (
 	ProofToken       = "join-token"
+	ProofBearer      = "service-account-token"
 	ProofCertificate = "client-certificate"
 )
 
 // Evidence is what a caller brings. A token decides where there is one: the certificate is not looked at then.
 type Evidence struct {
-	// Token is the join token as it came, "" for none.
+	// Token is the join token, or other token, as it came; "" for none.
 	Token string
 	// Peer is who the verified client certificate names; nobody where there was none.
 	Peer identity.Peer
@@ -48,16 +58,26 @@ type Evidence struct {
 // Attestor judges evidence. Safe for concurrent use.
 type Attestor struct {
 	trustDomain string
-	tokens      *Tokens
+	tokens      *Tokens // nil takes no join tokens
+	bearers     Bearers // nil takes no others
 	workloads   Workloads
 }
 
-// New builds an Attestor of one trust domain.
+// New builds an Attestor of one trust domain that takes join tokens.
 func New(trustDomain string, tokens *Tokens, workloads Workloads) (*Attestor, error) {
 	if trustDomain == "" || tokens == nil || workloads == nil {
 		return nil, errors.New("building attestor: trust domain, tokens and workloads must be given")
 	}
 	return &Attestor{trustDomain: trustDomain, tokens: tokens, workloads: workloads}, nil
+}
+
+// NewWithBearers builds an Attestor of one trust domain that takes the tokens of bearers, and join tokens where tokens is
+// not nil.
+func NewWithBearers(trustDomain string, bearers Bearers, tokens *Tokens, workloads Workloads) (*Attestor, error) {
+	if trustDomain == "" || bearers == nil || workloads == nil {
+		return nil, errors.New("building attestor: trust domain, bearers and workloads must be given")
+	}
+	return &Attestor{trustDomain: trustDomain, tokens: tokens, bearers: bearers, workloads: workloads}, nil
 }
 
 // Candidate is an identity that the evidence is good for. Only Identify makes one.
@@ -82,11 +102,15 @@ func (c *Candidate) Bind(key [sha256.Size]byte) (ca.Caller, error) {
 }
 
 // ErrNoEvidence says that a caller brought neither a token nor a certificate.
-var ErrNoEvidence = errors.New("neither a join token nor a client certificate was presented")
+var ErrNoEvidence = errors.New("neither a join token nor another token nor a client certificate was presented")
 
 // Identify judges evidence at the moment now. The reason of an error is for the log only, never for the caller.
-func (a *Attestor) Identify(ev Evidence, now time.Time) (*Candidate, error) {
+func (a *Attestor) Identify(ctx context.Context, ev Evidence, now time.Time) (*Candidate, error) {
 	switch {
+	case ev.Token != "" && a.bearers != nil && !strings.HasPrefix(ev.Token, tokenPrefix):
+		return a.byBearer(ctx, ev, now)
+	case ev.Token != "" && a.tokens == nil:
+		return nil, errors.New("identifying caller by token: join tokens are not taken here")
 	case ev.Token != "":
 		return a.byToken(ev, now)
 	case ev.Peer.Proven() && ev.Leaf != nil:
@@ -112,6 +136,21 @@ func (a *Attestor) byToken(ev Evidence, now time.Time) (*Candidate, error) {
 	return &Candidate{
 		caller: ca.Caller{ID: id, Proof: ProofToken, From: ev.From},
 		bind:   func(key [sha256.Size]byte) error { return a.tokens.bind(record, key) },
+	}, nil
+}
+
+func (a *Attestor) byBearer(ctx context.Context, ev Evidence, now time.Time) (*Candidate, error) {
+	ns, sa, pod, err := a.bearers.Identify(ctx, ev.Token, now)
+	if err != nil {
+		return nil, fmt.Errorf("identifying caller by service-account token: %w", err)
+	}
+	id, err := a.workloadID(ns, sa)
+	if err != nil {
+		return nil, fmt.Errorf("identifying caller by service-account token of pod %q: %w", ns+"/"+pod, err)
+	}
+	return &Candidate{
+		caller: ca.Caller{ID: id, Proof: ProofBearer, From: ev.From},
+		bind:   func([sha256.Size]byte) error { return nil },
 	}, nil
 }
 

@@ -91,7 +91,7 @@ func TestIdentify(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.ev.From = "192.0.2.7:1"
-			c, err := a.Identify(tc.ev, now)
+			c, err := a.Identify(t.Context(), tc.ev, now)
 			if tc.id == "" {
 				if err == nil || !strings.Contains(err.Error(), tc.want) {
 					t.Fatalf("got %v, %v; want an error with %q", c, err, tc.want)

@@ -135,7 +135,7 @@ func (a *Authority) Current() ca.Key { return a.signing.Load() }
 // ends, with nil.
 func (a *Authority) Run(ctx context.Context) error {
 	for {
-		cert := a.signing.Load().pair.cert
+		cert := a.signing.Load().by.cert
 		wait := renewAt(cert).Sub(a.opts.Now())
 		if wait <= 0 {
 			if err := a.renew(); err != nil {
@@ -171,7 +171,7 @@ func (a *Authority) renew() error {
 }
 
 func (a *Authority) activate(p pair) error {
-	s, err := newSlot(p, a.Roots())
+	s, err := newSlot(p.issuer(), nil, a.Roots())
 	if err != nil {
 		return err
 	}

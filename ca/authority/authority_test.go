@@ -2,6 +2,7 @@ package authority
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"log/slog"
@@ -60,7 +61,7 @@ func TestFirstStart(t *testing.T) {
 		}
 	}
 	root, signing := a.Roots()[0], a.Chain()[0]
-	if err := checkIntermediate(a.signing.Load().pair, root, td); err != nil {
+	if err := checkIntermediate(signingPair(a), root, td); err != nil {
 		t.Error(err)
 	}
 	if got := root.NotAfter.Sub(root.NotBefore); got < DefaultRootTTL || got > DefaultRootTTL+3*time.Minute {
@@ -271,7 +272,7 @@ func reopenAndCheck(t *testing.T, dir string) {
 	t.Helper()
 	a := mustOpen(t, dir, Options{})
 	root := a.RootSHA256()
-	if err := checkIntermediate(a.signing.Load().pair, a.Roots()[0], td); err != nil {
+	if err := checkIntermediate(signingPair(a), a.Roots()[0], td); err != nil {
 		t.Error(err)
 	}
 	mustClose(t, a)
@@ -344,4 +345,9 @@ func TestExpiredRoot(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the root") || !strings.Contains(err.Error(), "ended") {
 		t.Fatalf("got %v", err)
 	}
+}
+
+func signingPair(a *Authority) pair {
+	by := a.signing.Load().by
+	return pair{cert: by.cert, key: by.key.(*ecdsa.PrivateKey)}
 }

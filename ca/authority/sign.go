@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +32,14 @@ type pair struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
+
+// issuer signs certificates: a signing certificate of ours or an operator's, with its key.
+type issuer struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+func (p pair) issuer() issuer { return issuer{p.cert, p.key} }
 
 // quiet stops cfssl from writing a line to standard error for each certificate: ca writes the audit record.
 var quiet = sync.OnceFunc(func() { cflog.Level = cflog.LevelFatal })
@@ -77,22 +87,27 @@ func sanOID() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // slot is a signing key in use: a ca.Key. Immutable.
 type slot struct {
-	pair   pair
+	by     issuer
 	chain  []*x509.Certificate
 	roots  []*x509.Certificate
 	signer *local.Signer
 }
 
-func newSlot(p pair, roots []*x509.Certificate) (*slot, error) {
-	s, err := newSigner(p.key, p.cert)
+// newSlot signs with by; above is what is between its certificate and the root.
+func newSlot(by issuer, above, roots []*x509.Certificate) (*slot, error) {
+	s, err := newSigner(by)
 	if err != nil {
 		return nil, err
 	}
-	return &slot{pair: p, chain: []*x509.Certificate{p.cert}, roots: roots, signer: s}, nil
+	return &slot{by: by, chain: append([]*x509.Certificate{by.cert}, above...), roots: roots, signer: s}, nil
 }
 
-func newSigner(key *ecdsa.PrivateKey, cert *x509.Certificate) (*local.Signer, error) {
-	s, err := local.NewSigner(key, cert, x509.ECDSAWithSHA256, policy())
+func newSigner(by issuer) (*local.Signer, error) {
+	algorithm := algorithmOf(by.key.Public())
+	if algorithm == x509.UnknownSignatureAlgorithm {
+		return nil, fmt.Errorf("setting up signer: a key of type %T does not sign here", by.key.Public())
+	}
+	s, err := local.NewSigner(by.key, by.cert, algorithm, policy())
 	if err != nil {
 		return nil, fmt.Errorf("setting up signer: %w", err)
 	}
@@ -114,7 +129,7 @@ func (s *slot) SignLeaf(leaf ca.Leaf) ([]byte, error) {
 	return sign(s.signer, signer.SignRequest{
 		Profile:   profile,
 		Request:   string(leaf.CSR),
-		Hosts:     []string{leaf.ID.String()},
+		Hosts:     append(slices.Clone(leaf.DNS), leaf.ID.String()),
 		Serial:    leaf.Serial,
 		NotBefore: leaf.NotBefore,
 		NotAfter:  leaf.NotAfter,
@@ -154,7 +169,9 @@ type order struct {
 	now                        time.Time
 	ttl                        time.Duration
 	// issuer signs; nil for a root, which signs itself.
-	issuer *pair
+	issuer *issuer
+	// until bounds the end of life, beside the issuer's own; zero does not.
+	until time.Time
 }
 
 // signAuthority makes a root or an intermediate. cfssl drops the SANs of CA certificates, so ours goes in as an
@@ -172,15 +189,18 @@ func signAuthority(o order) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("drawing serial: %w", err)
 	}
-	signingKey, parent := o.key, (*x509.Certificate)(nil)
+	by := issuer{key: o.key}
 	notAfter := o.now.Add(o.ttl).UTC().Truncate(time.Second)
 	if o.issuer != nil {
-		signingKey, parent = o.issuer.key, o.issuer.cert
-		if parent.NotAfter.Before(notAfter) {
-			notAfter = parent.NotAfter
+		by = *o.issuer
+		if by.cert.NotAfter.Before(notAfter) {
+			notAfter = by.cert.NotAfter
 		}
 	}
-	s, err := newSigner(signingKey, parent)
+	if !o.until.IsZero() && o.until.Before(notAfter) {
+		notAfter = o.until
+	}
+	s, err := newSigner(by)
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +223,15 @@ func signAuthority(o order) (*x509.Certificate, error) {
 	return cert, nil
 }
 
+// requestOf is a certificate request that says nothing but the key.
+func requestOf(key crypto.Signer) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, fmt.Errorf("making certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
 func (a *Authority) makeIntermediate() (pair, error) {
 	key, err := newKey()
 	if err != nil {
@@ -212,9 +241,10 @@ func (a *Authority) makeIntermediate() (pair, error) {
 	if !a.root.cert.NotAfter.After(now) {
 		return pair{}, fmt.Errorf("the root ended at %v", a.root.cert.NotAfter)
 	}
+	by := a.root.issuer()
 	cert, err := signAuthority(order{
 		profile: caProfile, name: "Signet signing CA", trustDomain: a.td,
-		key: key, now: now, ttl: a.opts.IntermediateTTL, issuer: &a.root,
+		key: key, now: now, ttl: a.opts.IntermediateTTL, issuer: &by,
 	})
 	if err != nil {
 		return pair{}, fmt.Errorf("making signing certificate: %w", err)
@@ -228,6 +258,26 @@ func (a *Authority) makeIntermediate() (pair, error) {
 }
 
 func publicEqual(cert *x509.Certificate, key crypto.Signer) bool {
-	pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	pub, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	return ok && pub.Equal(key.Public())
+}
+
+// algorithmOf is how a signing key signs. Ours are ECDSA P-256; an operator's may be others.
+func algorithmOf(key crypto.PublicKey) x509.SignatureAlgorithm {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return x509.ECDSAWithSHA256
+		case elliptic.P384():
+			return x509.ECDSAWithSHA384
+		case elliptic.P521():
+			return x509.ECDSAWithSHA512
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n >= ca.MinRSABits && n <= ca.MaxRSABits {
+			return x509.SHA256WithRSA
+		}
+	}
+	return x509.UnknownSignatureAlgorithm
 }

@@ -1,10 +1,11 @@
-// Package caclient asks the control plane for certificates: the first with a join token, the next with the one at hand.
+// Package caclient asks the control plane for certificates: the first with a join token or a bearer token, the next with the one at hand.
 // It is an Issuer as certs/rotate wants one.
 package caclient
 
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -31,7 +32,7 @@ const maxResponseBytes = 256 << 10
 // metadataWorkload is the request's metadata key that names the workload of a renewal.
 const metadataWorkload = "WorkloadName"
 
-// TokenSource returns the join token as it is now. FileToken and StaticToken are two.
+// TokenSource returns the token as it is now. FileToken and StaticToken are two.
 type TokenSource func() (string, error)
 
 // Options are what New needs. Addr is required.
@@ -40,6 +41,11 @@ type Options struct {
 	Addr string
 	// Token is asked for a join token whenever one is needed; nil means there is none, so that only renewals work.
 	Token TokenSource
+	// Bearer is asked for a token of another kind, a pod's service-account token, whenever one is needed; it goes with
+	// Roots and TrustDomain, and without Token.
+	Bearer TokenSource
+	// Roots are what the control plane is verified against when Bearer is used; they are asked for each time.
+	Roots func() ([]*x509.Certificate, error)
 	// TrustDomain, where set, is the only one whose control plane is spoken to; "" takes that of the token's root.
 	TrustDomain string
 	// Workload is NS/WORKLOAD, sent with a renewal, so that the CA renews for this workload and no other with the same
@@ -58,6 +64,9 @@ type Client struct{ opts Options }
 func New(opts Options) (*Client, error) {
 	if opts.Addr == "" {
 		return nil, errors.New("building CA client: the control plane's address must be given")
+	}
+	if opts.Bearer != nil && (opts.Roots == nil || opts.TrustDomain == "" || opts.Token != nil) {
+		return nil, errors.New("building CA client: a bearer token goes with roots and a trust domain, and without a join token")
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = DefaultTimeout
@@ -84,7 +93,7 @@ func (c *Client) Issue(ctx context.Context, csr []byte, ttl time.Duration, curre
 		if err == nil {
 			return issued, nil
 		}
-		if c.opts.Token == nil || !wantsToken(err) {
+		if c.opts.Token == nil && c.opts.Bearer == nil || !wantsToken(err) {
 			return nil, fmt.Errorf("renewing certificate at %q: %w", c.opts.Addr, err)
 		}
 		renewErr = err
@@ -122,6 +131,9 @@ func (c *Client) renew(ctx context.Context, csr []byte, ttl time.Duration, curre
 
 // join proves itself with the token, and the control plane with the root whose hash the token carries.
 func (c *Client) join(ctx context.Context, csr []byte, ttl time.Duration) (*certs.Issued, error) {
+	if c.opts.Bearer != nil {
+		return c.bear(ctx, csr, ttl)
+	}
 	if c.opts.Token == nil {
 		return nil, errors.New("there is no valid certificate and no join token")
 	}
@@ -134,6 +146,31 @@ func (c *Client) join(ctx context.Context, csr []byte, ttl time.Duration) (*cert
 		return nil, err
 	}
 	return c.call(ctx, request{csr: csr, ttl: ttl, pin: c.pinRoot(token.RootSHA256), token: text})
+}
+
+// bear proves itself with the bearer token, and the control plane with the roots as they are now. The token is read only
+// once the roots are there, and leaves only after the control plane proved itself.
+func (c *Client) bear(ctx context.Context, csr []byte, ttl time.Duration) (*certs.Issued, error) {
+	roots, err := c.opts.Roots()
+	if err != nil {
+		return nil, fmt.Errorf("reading roots: %w", err)
+	}
+	bundle, err := certs.NewBundle(c.opts.TrustDomain, roots)
+	if err != nil {
+		return nil, fmt.Errorf("reading roots: %w", err)
+	}
+	pin, err := c.pinBundles(c.opts.TrustDomain, map[string]*certs.Bundle{c.opts.TrustDomain: bundle})
+	if err != nil {
+		return nil, err
+	}
+	text, err := c.opts.Bearer()
+	if err != nil {
+		return nil, fmt.Errorf("reading token: %w", err)
+	}
+	if text == "" {
+		return nil, errors.New("reading token: it is empty")
+	}
+	return c.call(ctx, request{csr: csr, ttl: ttl, pin: pin, token: text, workload: c.opts.Workload})
 }
 
 // request is one call's content.

@@ -156,7 +156,7 @@ func (s *Server) identify(ctx context.Context, in *securityv1.IstioCertificateRe
 			ev.Leaf = info.State.PeerCertificates[0]
 		}
 	}
-	candidate, err := s.opts.Attestor.Identify(ev, s.opts.Now())
+	candidate, err := s.opts.Attestor.Identify(ctx, ev, s.opts.Now())
 	if err != nil {
 		return nil, identityError{err}
 	}

@@ -28,13 +28,28 @@ func Main(m *testing.M, ready func(*rest.Config), crds ...string) {
 }
 
 func run(m *testing.M, ready func(*rest.Config), crds []string) (code int, err error) {
-	root, err := Root()
+	cfg, stop, err := Start(crds...)
 	if err != nil {
 		return 1, err
 	}
+	defer func() {
+		if stopped := stop(); err == nil {
+			err = stopped
+		}
+	}()
+	ready(cfg)
+	return m.Run(), nil
+}
+
+// Start is Main's API server for a program that is no test; stop ends it.
+func Start(crds ...string) (cfg *rest.Config, stop func() error, err error) {
+	root, err := Root()
+	if err != nil {
+		return nil, nil, err
+	}
 	assets, err := assets(root)
 	if err != nil {
-		return 1, err
+		return nil, nil, err
 	}
 	env := &envtest.Environment{BinaryAssetsDirectory: assets, ErrorIfCRDPathMissing: true}
 	for _, c := range crds {
@@ -44,18 +59,11 @@ func run(m *testing.M, ready func(*rest.Config), crds []string) (code int, err e
 	args.Set("feature-gates", "ClusterTrustBundle=true", "ClusterTrustBundleProjection=true")
 	args.Set("runtime-config", "certificates.k8s.io/v1beta1/clustertrustbundles=true")
 	args.Set("authorization-mode", "RBAC")
-	cfg, err := env.Start()
-	if err != nil {
-		return 1, fmt.Errorf("starting etcd and kube-apiserver: %w", err)
+	if cfg, err = env.Start(); err != nil {
+		return nil, nil, fmt.Errorf("starting etcd and kube-apiserver: %w", err)
 	}
-	defer func() {
-		if stop := env.Stop(); err == nil {
-			err = stop
-		}
-	}()
 	cfg.QPS, cfg.Burst = 1000, 2000
-	ready(cfg)
-	return m.Run(), nil
+	return cfg, env.Stop, nil
 }
 
 // assets is the folder of the binaries: SIGNET_TEST_KUBE, else what test/cluster builds.

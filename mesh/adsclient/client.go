@@ -46,6 +46,8 @@ type Config struct {
 	Apply func(*mesh.View) error
 	// Store keeps the last good configuration over restarts; nil keeps it in memory only.
 	Store Store
+	// OnDemand asks for no more than the names given to Ask, and those that the control plane remembers from before.
+	OnDemand bool
 }
 
 // Client is one sidecar's end of ADS. It is also a prometheus.Collector.
@@ -53,8 +55,9 @@ type Client struct {
 	cfg Config
 	tls *tls.Config
 	// held is owned by Run.
-	held  held
-	state state
+	held   held
+	state  state
+	asking *asking
 }
 
 // New returns a Client that starts nothing.
@@ -63,12 +66,20 @@ func New(cfg Config) (*Client, error) {
 		cfg.Log == nil || cfg.Apply == nil {
 		return nil, errors.New("building ADS client: Addr, Source, Server, Namespace, Workload, Log and Apply must be set")
 	}
+	asking := newAsking()
+	apply := func(v *mesh.View) error {
+		err := cfg.Apply(v)
+		if err == nil && cfg.OnDemand {
+			asking.applied(v.Asked)
+		}
+		return err
+	}
 	return &Client{
-		cfg: cfg,
+		cfg: cfg, asking: asking,
 		tls: certs.ClientTLS(cfg.Source, certs.ClientOptions{ALPN: []string{"h2"}, Expect: certs.ExpectIDs(cfg.Server)}),
 		held: held{
 			set: &adswire.Set{}, node: adswire.NodeID(cfg.Namespace, cfg.Workload),
-			trustDomain: cfg.Server.TrustDomain(), apply: cfg.Apply,
+			trustDomain: cfg.Server.TrustDomain(), apply: apply,
 		},
 		state: state{status: Status{Since: time.Now()}},
 	}, nil

@@ -21,6 +21,8 @@ type held struct {
 	set *adswire.Set
 	// generation is the one that was applied, "" before the first.
 	generation string
+	// marker is what that generation's said; set may have gone on since.
+	marker adswire.Marker
 	// incomplete: a response of the generation under way was refused.
 	incomplete bool
 }
@@ -86,6 +88,6 @@ func (h *held) mark(r *discovery.DeltaDiscoveryResponse) error {
 	if err := h.apply(view); err != nil {
 		return fmt.Errorf("applying: %w", err)
 	}
-	h.generation = m.Generation()
+	h.generation, h.marker = m.Generation(), m
 	return nil
 }

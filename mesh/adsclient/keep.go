@@ -56,11 +56,10 @@ func (c *Client) keep() {
 	}
 }
 
-// encode writes what the proxy runs on as the responses that would bring it to a proxy that holds nothing, the marker
+// encode writes what the proxy runs on, right after it was applied, as the responses that would bring it to a proxy that holds nothing, the marker
 // last, each preceded by its length (protodelim).
 func (h *held) encode() ([]byte, error) {
-	marker := h.set.Marker(h.trustDomain, h.node)
-	steps, err := adswire.Steps(nil, h.set, marker)
+	steps, err := adswire.Steps(nil, h.set, h.marker)
 	if err != nil {
 		return nil, fmt.Errorf("encoding configuration: %w", err)
 	}

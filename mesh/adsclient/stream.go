@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -67,10 +68,11 @@ func (c *Client) follow(ctx context.Context) error {
 		return fmt.Errorf("connecting to %q: %w", c.cfg.Addr, err)
 	}
 	defer conn.Close()
-	g, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	raw, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
 		return fmt.Errorf("connecting to %q: %w", c.cfg.Addr, err)
 	}
+	g := &deltaStream{deltaClient: raw}
 	c.held.incomplete = false
 	if err := c.subscribe(g); err != nil {
 		return err
@@ -78,6 +80,19 @@ func (c *Client) follow(ctx context.Context) error {
 	// The server sends its header when it has admitted us; none means that it has not, and Recv says why.
 	if header, err := g.Header(); err == nil && header != nil {
 		c.state.connected()
+	}
+	if c.cfg.OnDemand {
+		asking, stop := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.ask(asking, g)
+		}()
+		defer func() {
+			stop()
+			_ = conn.Close() // it may hang in Send
+			<-done
+		}()
 	}
 	for {
 		r, err := g.Recv()
@@ -91,15 +106,36 @@ func (c *Client) follow(ctx context.Context) error {
 	}
 }
 
-type deltaStream = discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
+type deltaClient = discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
 
-// subscribe asks for all of each type and says what is held of it; the marker last, which starts the server.
-func (c *Client) subscribe(g deltaStream) error {
-	for i, typ := range append(adswire.Types(), adswire.GenerationType) {
+// deltaStream is a stream that two may send on: who answers, and who asks. One receives.
+type deltaStream struct {
+	deltaClient
+	mu sync.Mutex
+}
+
+// Send sends one request.
+func (g *deltaStream) Send(r *discovery.DeltaDiscoveryRequest) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.deltaClient.Send(r)
+}
+
+// subscribe asks for all of each type, on demand also for the names that are needed, and says what is held; the marker last,
+// which starts the server.
+func (c *Client) subscribe(g *deltaStream) error {
+	types := adswire.Types()
+	if c.cfg.OnDemand {
+		types = append(types, adswire.HostType)
+	}
+	for i, typ := range append(types, adswire.GenerationType) {
 		r := &discovery.DeltaDiscoveryRequest{
 			TypeUrl:                 typ,
 			ResourceNamesSubscribe:  []string{"*"},
 			InitialResourceVersions: c.held.versions(typ),
+		}
+		if typ == adswire.HostType {
+			r.ResourceNamesSubscribe = c.asking.all()
 		}
 		if i == 0 {
 			r.Node = adswire.Node(c.cfg.Namespace, c.cfg.Workload)
@@ -112,7 +148,7 @@ func (c *Client) subscribe(g deltaStream) error {
 }
 
 // answer takes a response and acknowledges or refuses it. Its error ends the stream.
-func (c *Client) answer(g deltaStream, r *discovery.DeltaDiscoveryResponse) error {
+func (c *Client) answer(g *deltaStream, r *discovery.DeltaDiscoveryResponse) error {
 	var refusal error
 	if r.GetTypeUrl() == adswire.GenerationType {
 		refusal = c.held.mark(r)
@@ -138,7 +174,7 @@ func (c *Client) answer(g deltaStream, r *discovery.DeltaDiscoveryResponse) erro
 }
 
 // send turns the io.EOF of a broken stream into what broke it.
-func send(g deltaStream, r *discovery.DeltaDiscoveryRequest) error {
+func send(g *deltaStream, r *discovery.DeltaDiscoveryRequest) error {
 	err := g.Send(r)
 	if err == nil {
 		return nil

@@ -82,8 +82,8 @@ func parseNode(id string) (namespace, name string, err error) {
 
 // viewOf is the node's view, if the caller is the node's workload. A node that does not exist and a node that is somebody
 // else get the same answer.
-func viewOf(views Views, namespace, name string, caller identity.ID) (*mesh.View, error) {
-	v, ok := views.View(namespace, name)
+func viewOf(find func(namespace, name string) (*mesh.View, bool), namespace, name string, caller identity.ID) (*mesh.View, error) {
+	v, ok := find(namespace, name)
 	if !ok || v == nil || v.Self == nil || v.Self.ID.IsZero() || v.Self.ID != caller {
 		return nil, status.Errorf(codes.PermissionDenied, "%s is not the identity of a workload %s/%s", caller, namespace, name)
 	}

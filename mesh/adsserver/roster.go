@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/adswire"
 )
 
 // NACK is a proxy's refusal of something it was sent.
@@ -46,6 +48,8 @@ type roster struct {
 type seat struct {
 	status ProxyStatus
 	stream *stream // nil when not connected
+	// wanted and acked are the resources of the generations of those names in status; nil for none.
+	wanted, acked *adswire.Set
 }
 
 func (r *roster) enter(limit int) bool {
@@ -82,6 +86,7 @@ func (r *roster) sit(st *stream, remote string) {
 	s.stream = st
 	s.status.ID, s.status.Remote, s.status.Connected, s.status.Since = st.id, remote, true, time.Now()
 	s.status.Wanted, s.status.Acked = "", ""
+	s.wanted, s.acked = nil, nil
 }
 
 // rise takes the seat from a stream that ended, unless another has it already. gone removes it altogether.
@@ -92,7 +97,7 @@ func (r *roster) rise(st *stream, gone bool) {
 	if s == nil || s.stream != st {
 		return
 	}
-	s.stream = nil
+	s.stream, s.wanted, s.acked = nil, nil, nil
 	s.status.Connected, s.status.Since = false, time.Now()
 	if gone {
 		delete(r.proxies, st.node)
@@ -106,6 +111,52 @@ func (r *roster) note(st *stream, change func(*ProxyStatus)) {
 	if s := r.proxies[st.node]; s != nil && s.stream == st {
 		change(&s.status)
 	}
+}
+
+// want notes what was computed for a stream's proxy.
+func (r *roster) want(st *stream, generation string, set *adswire.Set) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.proxies[st.node]; s != nil && s.stream == st {
+		s.status.Wanted, s.wanted = generation, set
+	}
+}
+
+// ack notes the generation that a stream's proxy runs on.
+func (r *roster) ack(st *stream, generation string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.proxies[st.node]
+	if s == nil || s.stream != st {
+		return
+	}
+	if s.status.Acked = generation; generation == s.status.Wanted {
+		s.status.LastNACK, s.acked = nil, s.wanted
+	}
+}
+
+// Programmed says how many connected proxies have the object in what was last computed for them (wanted), and how many of
+// those acknowledged a generation that has it as it is now (acked). A proxy that still has an older version counts as wanted
+// only. A change is seen here when the streams have looked at it, within milliseconds of the Source's. It takes about 0.1 us a
+// proxy. Of Services and Pods of Kubernetes, which travel in parts, it says nothing useful.
+func (s *Server) Programmed(o *mesh.Object) (acked, wanted int) {
+	version, err := s.encoder.Version(o)
+	if err != nil {
+		return 0, 0
+	}
+	typ, name := adswire.TypeOf(o.Key), o.Namespace+"/"+o.Name
+	s.roster.mu.Lock()
+	defer s.roster.mu.Unlock()
+	for _, seat := range s.roster.proxies {
+		if seat.wanted == nil || seat.wanted.Version(typ, name) == "" {
+			continue
+		}
+		wanted++
+		if seat.acked != nil && seat.acked.Version(typ, name) == version {
+			acked++
+		}
+	}
+	return acked, wanted
 }
 
 // Status lists the proxies seen whose workload still exists, by node.
@@ -128,7 +179,7 @@ func (s *Server) forget(views Views, node string) bool {
 		return false
 	}
 	ns, name, _ := strings.Cut(node, "/")
-	if _, ok := views.View(ns, name); ok {
+	if _, ok := views.Demand(ns, name, nil); ok {
 		return false
 	}
 	s.roster.mu.Lock()

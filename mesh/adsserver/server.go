@@ -31,6 +31,16 @@ import (
 type Views interface {
 	// View is what the workload's sidecar runs on; false if there is no such workload.
 	View(namespace, name string) (*mesh.View, bool)
+	// Demand is View with no more than the names mean.
+	Demand(namespace, name string, asked []string) (*mesh.View, bool)
+}
+
+// Used remembers the hosts that workloads use. Safe for concurrent use; its methods must not block.
+type Used interface {
+	// Names are the hosts that the workload used before, the last used first.
+	Names(namespace, name string) []string
+	// Note is told of hosts (never addresses) that the workload asked for and that are a service's.
+	Note(namespace, name string, hosts []string)
 }
 
 // Source hands out the current configuration. Safe for concurrent use.
@@ -62,6 +72,8 @@ type Config struct {
 	MaxStreams int
 	// AckTimeout ends a stream that leaves a response unanswered for so long; 0 is 60 s.
 	AckTimeout time.Duration
+	// Used gives a proxy on demand, from the beginning, what it used before. nil remembers nothing.
+	Used Used
 }
 
 // Server is the ADS service. It is also a prometheus.Collector.

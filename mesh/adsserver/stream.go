@@ -35,7 +35,13 @@ type stream struct {
 	node, namespace, name string
 	// changed is closed when the configuration is not the one that view is of.
 	changed <-chan struct{}
-	view    *mesh.View
+	// views is the configuration, nil before the first.
+	views Views
+	view  *mesh.View
+	// asked is nil while the proxy takes all that it may see.
+	asked *asked
+	// noted are the hosts that Used was last told of.
+	noted []string
 	// dirty: view was not pushed yet.
 	dirty bool
 	push  push
@@ -47,7 +53,7 @@ func newStream(s *Server, g discovery.AggregatedDiscoveryService_DeltaAggregated
 	return &stream{
 		srv: s, g: g, log: s.cfg.Log.With("id", id.String()), id: id, expires: expires,
 		requests:  make(chan *discovery.DeltaDiscoveryRequest),
-		responses: make(chan *discovery.DeltaDiscoveryResponse, len(adswire.Types())+1),
+		responses: make(chan *discovery.DeltaDiscoveryResponse, len(adswire.Types())+2),
 		broken:    make(chan error, 2),
 		replaced:  make(chan struct{}),
 		push:      newPush(),
@@ -150,6 +156,11 @@ func (st *stream) request(r *discovery.DeltaDiscoveryRequest) error {
 		}
 	}
 	typ := r.GetTypeUrl()
+	if typ == adswire.HostType {
+		if err := st.ask(r); err != nil {
+			return err
+		}
+	}
 	if !st.push.subscribed[typ] {
 		return st.subscribe(r)
 	}
@@ -191,10 +202,11 @@ func (st *stream) open(node string) error {
 	return st.g.SendHeader(metadata.MD{})
 }
 
-// subscribe notes a type and what the proxy holds of it. Only the whole of a type can be asked for.
+// subscribe notes a type and what the proxy holds of it. Only the whole of a type can be asked for, save of HostType. The
+// marker is subscribed to last: now it is known which view is wanted.
 func (st *stream) subscribe(r *discovery.DeltaDiscoveryRequest) error {
 	for _, n := range r.GetResourceNamesSubscribe() {
-		if n != "*" {
+		if n != "*" && r.GetTypeUrl() != adswire.HostType {
 			return status.Errorf(codes.InvalidArgument, "subscribing to %q by name: only all of a type can be subscribed to", r.GetTypeUrl())
 		}
 	}
@@ -206,6 +218,9 @@ func (st *stream) subscribe(r *discovery.DeltaDiscoveryRequest) error {
 		return status.Errorf(codes.InvalidArgument, "more than %d initial_resource_versions", adswire.MaxResources)
 	}
 	st.push.subscribe(r.GetTypeUrl(), r.GetInitialResourceVersions())
+	if r.GetTypeUrl() == adswire.GenerationType {
+		return st.look()
+	}
 	return nil
 }
 
@@ -219,11 +234,34 @@ func (st *stream) refresh() error {
 		}
 		return nil
 	}
-	v, err := viewOf(views, st.namespace, st.name, st.id)
-	if err != nil {
+	st.views = views
+	return st.look()
+}
+
+// look computes the view. Its error ends the stream. A view that is made of what the one before was made of is not pushed.
+func (st *stream) look() error {
+	if st.views == nil {
+		return nil
+	}
+	var names []string
+	if st.asked != nil {
+		names = st.asked.names()
+	}
+	begun := st.push.subscribed[adswire.GenerationType]
+	find := st.views.View
+	if st.asked != nil || !begun { // before it has begun it only matters who the proxy is
+		find = func(namespace, name string) (*mesh.View, bool) { return st.views.Demand(namespace, name, names) }
+	}
+	v, err := viewOf(find, st.namespace, st.name, st.id)
+	if err != nil || !begun {
 		return err
 	}
-	st.view, st.dirty = v, true
+	if st.asked != nil {
+		st.note(v)
+	}
+	if st.view == nil || !v.Same(st.view) {
+		st.view, st.dirty = v, true
+	}
 	return nil
 }
 
@@ -244,7 +282,7 @@ func (st *stream) advance() error {
 		if held {
 			st.log.Debug("configuration held back: it still has what the proxy refused", "generation", marker.Generation())
 		}
-		st.srv.roster.note(st, func(p *ProxyStatus) { p.Wanted = marker.Generation() })
+		st.srv.roster.want(st, marker.Generation(), set)
 		st.noteAcked()
 	}
 	for {
@@ -267,12 +305,7 @@ func response(s adswire.Step, nonce string) *discovery.DeltaDiscoveryResponse {
 }
 
 func (st *stream) noteAcked() {
-	acked, target := st.push.acked, st.push.target
-	st.srv.roster.note(st, func(p *ProxyStatus) {
-		if p.Acked = acked; acked == target {
-			p.LastNACK = nil
-		}
-	})
+	st.srv.roster.ack(st, st.push.acked)
 }
 
 const maxDetailBytes = 4096

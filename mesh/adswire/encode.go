@@ -13,7 +13,13 @@ import (
 // of one snapshot share them. Safe for concurrent use; the zero value is ready.
 type Encoder struct {
 	objects  sync.Map // weak.Pointer[mesh.Object] -> Resource
-	services sync.Map // weak.Pointer[mesh.Service] -> []Resource
+	services sync.Map // endpointsOf -> []Resource
+}
+
+// endpointsOf are the endpoints of a service, for one use.
+type endpointsOf struct {
+	service weak.Pointer[mesh.Service]
+	use     mesh.Use
 }
 
 // Encode is the set of a view, and the marker that describes it. It is deterministic: equal views make equal sets, of
@@ -30,12 +36,32 @@ func (e *Encoder) Encode(v *mesh.View) (*Set, Marker, error) {
 		}
 		byType[r.Type] = append(byType[r.Type], r)
 	}
+	endpoints := func(s *mesh.Service, use mesh.Use) error {
+		rs, err := e.service(s, use)
+		byType[EndpointType] = append(byType[EndpointType], rs...)
+		return err
+	}
 	for _, s := range v.Services {
-		rs, err := e.service(s)
+		if err := endpoints(s, mesh.Outbound); err != nil {
+			return nil, Marker{}, err
+		}
+	}
+	for _, s := range v.Served {
+		if err := endpoints(s, mesh.Inbound); err != nil {
+			return nil, Marker{}, err
+		}
+	}
+	for _, s := range v.Authorizers {
+		if err := endpoints(s, mesh.Authorizing); err != nil {
+			return nil, Marker{}, err
+		}
+	}
+	for name, a := range v.Asked {
+		r, err := encodeAnswer(name, a)
 		if err != nil {
 			return nil, Marker{}, err
 		}
-		byType[EndpointType] = append(byType[EndpointType], rs...)
+		byType[HostType] = append(byType[HostType], r)
 	}
 	set := &Set{}
 	for t, rs := range byType {
@@ -44,7 +70,18 @@ func (e *Encoder) Encode(v *mesh.View) (*Set, Marker, error) {
 			return nil, Marker{}, err
 		}
 	}
-	return set, set.Marker(v.TrustDomain, NodeID(v.Self.Namespace, v.Self.Name)), nil
+	m := set.Marker(v.TrustDomain, NodeID(v.Self.Namespace, v.Self.Name))
+	m.OnDemand = v.Asked != nil
+	if v.ClusterDomain != mesh.DefaultClusterDomain {
+		m.ClusterDomain = v.ClusterDomain
+	}
+	return set, m, nil
+}
+
+// Version is that of an object's resource: equal for equal content.
+func (e *Encoder) Version(o *mesh.Object) (string, error) {
+	r, err := e.object(o)
+	return r.Version, err
 }
 
 func (e *Encoder) object(o *mesh.Object) (Resource, error) {
@@ -62,8 +99,8 @@ func (e *Encoder) object(o *mesh.Object) (Resource, error) {
 	return r, nil
 }
 
-func (e *Encoder) service(s *mesh.Service) ([]Resource, error) {
-	key := weak.Make(s)
+func (e *Encoder) service(s *mesh.Service, use mesh.Use) ([]Resource, error) {
+	key := endpointsOf{weak.Make(s), use}
 	if rs, ok := e.services.Load(key); ok {
 		return rs.([]Resource), nil
 	}
@@ -72,14 +109,21 @@ func (e *Encoder) service(s *mesh.Service) ([]Resource, error) {
 		if len(eps) == 0 || i >= len(s.Ports) {
 			continue
 		}
-		r, err := encodeEndpoints(s.Host, s.Ports[i].Number, eps)
+		c := mesh.Cluster{Use: use, Port: s.Ports[i].Number}
+		if use != mesh.Outbound {
+			c.Key = s.Key()
+		}
+		if use != mesh.Inbound {
+			c.Host = s.Host
+		}
+		r, err := encodeEndpoints(c, eps)
 		if err != nil {
 			return nil, err
 		}
 		rs = append(rs, r)
 	}
 	if _, loaded := e.services.LoadOrStore(key, rs); !loaded {
-		runtime.AddCleanup(s, func(k weak.Pointer[mesh.Service]) { e.services.Delete(k) }, key)
+		runtime.AddCleanup(s, func(k endpointsOf) { e.services.Delete(k) }, key)
 	}
 	return rs, nil
 }

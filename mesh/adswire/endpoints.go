@@ -2,6 +2,7 @@ package adswire
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -23,11 +24,12 @@ const metadataKey = "signet.dev"
 
 const unixPrefix = "unix://"
 
-// encodeEndpoints makes the resource of the endpoints of one port of one host.
-func encodeEndpoints(host string, port uint32, eps []mesh.Endpoint) (Resource, error) {
-	cla, err := assignment(ClusterName(port, host), eps)
+// encodeEndpoints makes the resource of the endpoints of one port of one service.
+func encodeEndpoints(c mesh.Cluster, eps []mesh.Endpoint) (Resource, error) {
+	name := clusterName(c)
+	cla, err := assignment(name, eps)
 	if err != nil {
-		return Resource{}, fmt.Errorf("encoding endpoints of %s:%d: %w", host, port, err)
+		return Resource{}, fmt.Errorf("encoding endpoints %s: %w", name, err)
 	}
 	return seal(EndpointType, cla.ClusterName, cla)
 }
@@ -81,14 +83,24 @@ func encodeAddress(s string) (*core.Address, error) {
 	if path, ok := strings.CutPrefix(s, unixPrefix); ok {
 		return &core.Address{Address: &core.Address_Pipe{Pipe: &core.Pipe{Path: path}}}, nil
 	}
-	ap, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return nil, fmt.Errorf("address %q is neither IP:port nor unix:///path", s)
+	host, port, err := net.SplitHostPort(s)
+	n, err2 := strconv.ParseUint(port, 10, 16)
+	name, ok := hostOf(host)
+	if err != nil || err2 != nil || !ok {
+		return nil, fmt.Errorf("address %q is neither IP:port nor HOST:port nor unix:///path", s)
 	}
 	return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
-		Address:       ap.Addr().String(),
-		PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(ap.Port())},
+		Address:       name,
+		PortSpecifier: &core.SocketAddress_PortValue{PortValue: uint32(n)},
 	}}}, nil
+}
+
+// hostOf is the one spelling of an IP address (with its zone) or a host.
+func hostOf(s string) (string, bool) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.String(), true
+	}
+	return mesh.Name(s)
 }
 
 // decodeEndpoints reads the body of a resource of EndpointType.
@@ -97,7 +109,7 @@ func decodeEndpoints(name string, body *anypb.Any) ([]mesh.Endpoint, error) {
 	if err := unmarshalStrict(body, &cla); err != nil {
 		return nil, err
 	}
-	if _, _, err := parseCluster(name); err != nil {
+	if err := checkCluster(name); err != nil {
 		return nil, err
 	}
 	var eps []mesh.Endpoint
@@ -127,12 +139,12 @@ func decodeEndpoint(lb *endpoint.LbEndpoint) (mesh.Endpoint, error) {
 	case *core.Address_Pipe:
 		e.Address = unixPrefix + a.Pipe.GetPath()
 	case *core.Address_SocketAddress:
-		ip, err := netip.ParseAddr(a.SocketAddress.GetAddress())
+		host, ok := hostOf(a.SocketAddress.GetAddress())
 		port := a.SocketAddress.GetPortValue()
-		if err != nil || port > 65535 {
-			return e, fmt.Errorf("address %q port %d is not an IP address and a port", a.SocketAddress.GetAddress(), port)
+		if !ok || port > 65535 {
+			return e, fmt.Errorf("address %q port %d is not an IP address or a host, and a port", a.SocketAddress.GetAddress(), port)
 		}
-		e.Address = netip.AddrPortFrom(ip, uint16(port)).String()
+		e.Address = net.JoinHostPort(host, strconv.Itoa(int(port)))
 	default:
 		return e, fmt.Errorf("address of type %T is not known", a)
 	}
@@ -154,13 +166,34 @@ func decodeEndpoint(lb *endpoint.LbEndpoint) (mesh.Endpoint, error) {
 	return e, nil
 }
 
-// parseCluster reads outbound|PORT||HOST.
-func parseCluster(name string) (host string, port uint32, err error) {
+// The first words of the names of clusters.
+const (
+	outbound    = "outbound"
+	inbound     = "inbound"
+	authorizing = "authorizer"
+)
+
+func clusterName(c mesh.Cluster) string {
+	switch c.Use {
+	case mesh.Inbound:
+		return fmt.Sprintf("%s|%d|%s/%s|%s", inbound, c.Port, c.Key.Kind, c.Key.Namespace, c.Key.Name)
+	case mesh.Authorizing:
+		return fmt.Sprintf("%s|%d|%s/%s/%s|%s", authorizing, c.Port, c.Key.Kind, c.Key.Namespace, c.Key.Name, c.Host)
+	}
+	return ClusterName(c.Port, c.Host)
+}
+
+// checkCluster judges the name of a cluster: its four parts, the port, and words where words must be.
+func checkCluster(name string) error {
 	part := strings.SplitN(name, "|", 4)
-	if len(part) == 4 && part[0] == "outbound" && part[2] == "" && part[3] != "" {
-		if n, err := strconv.ParseUint(part[1], 10, 16); err == nil && ClusterName(uint32(n), part[3]) == name {
-			return part[3], uint32(n), nil
+	if len(part) == 4 && part[3] != "" {
+		n, err := strconv.ParseUint(part[1], 10, 16)
+		canonical := err == nil && strconv.FormatUint(n, 10) == part[1]
+		switch slashes := strings.Count(part[2], "/"); {
+		case !canonical:
+		case part[0] == outbound && part[2] == "", part[0] == inbound && slashes == 1, part[0] == authorizing && slashes == 2:
+			return nil
 		}
 	}
-	return "", 0, fmt.Errorf("name %q is not outbound|PORT||HOST", name)
+	return fmt.Errorf("name %q is not outbound|PORT||HOST, nor that of the endpoints of an own service or an authorizer", name)
 }

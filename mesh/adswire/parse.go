@@ -3,6 +3,7 @@ package adswire
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -32,6 +33,8 @@ func (r *Resource) parse(trustDomain string) (err error) {
 		return fmt.Errorf("version %q is not the hash of the content", r.Version)
 	case r.Type == EndpointType:
 		r.endpoints, err = decodeEndpoints(r.Name, r.Body)
+	case r.Type == HostType:
+		r.answer, err = decodeAnswer(r.Name, r.Body)
 	default:
 		r.object, err = decodeObject(r.Type, r.Name, r.Body, trustDomain)
 	}
@@ -49,11 +52,17 @@ func ParseMarker(w *discovery.Resource) (Marker, error) {
 	}
 	f := body.GetFields()
 	m := Marker{TrustDomain: f["trustDomain"].GetStringValue(), Self: f["self"].GetStringValue(), Types: map[string]string{}}
+	m.ClusterDomain, m.OnDemand = f["clusterDomain"].GetStringValue(), f["onDemand"].GetBoolValue()
 	for t, h := range f["types"].GetStructValue().GetFields() {
 		if rank(t) < 0 {
 			return Marker{}, fmt.Errorf("%s: type %q is not known to this proxy", GenerationType, t)
 		}
 		m.Types[t] = h.GetStringValue()
+	}
+	for name := range f {
+		if !slices.Contains([]string{"trustDomain", "self", "clusterDomain", "onDemand", "types"}, name) {
+			return Marker{}, fmt.Errorf("%s: %q is not known to this proxy", GenerationType, name)
+		}
 	}
 	if w.GetVersion() != m.Generation() {
 		return Marker{}, fmt.Errorf("%s: version %q is not the hash of the content", GenerationType, w.GetVersion())

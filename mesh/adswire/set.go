@@ -68,6 +68,9 @@ func hashPart(names map[string]Resource) string {
 	return digest(parts...)
 }
 
+// Version is the version of one resource, "" if the set has none of that type and name.
+func (s *Set) Version(typ, name string) string { return s.byType[typ].byName[name].Version }
+
 // Len is the number of resources.
 func (s *Set) Len() int { return s.count }
 
@@ -84,6 +87,10 @@ func (s *Set) Versions(typ string) map[string]string {
 type Marker struct {
 	TrustDomain string
 	Self        string // NAMESPACE/WORKLOAD
+	// ClusterDomain is "" where it is mesh.DefaultClusterDomain.
+	ClusterDomain string
+	// OnDemand: the view holds what was asked for, and the resources of HostType are the answers.
+	OnDemand bool
 	// Types maps each type that the set has resources of to their hash.
 	Types map[string]string
 }
@@ -100,23 +107,37 @@ func (s *Set) Marker(trustDomain, self string) Marker {
 // Generation is the hash of all that the marker says.
 func (m Marker) Generation() string {
 	parts := [][]byte{[]byte(m.TrustDomain), []byte(m.Self)}
+	if m.ClusterDomain != "" {
+		parts = append(parts, []byte("clusterDomain"), []byte(m.ClusterDomain))
+	}
+	if m.OnDemand {
+		parts = append(parts, []byte("onDemand"), nil)
+	}
 	for _, t := range slices.Sorted(maps.Keys(m.Types)) {
 		parts = append(parts, []byte(t), []byte(m.Types[t]))
 	}
 	return digest(parts...)
 }
 
-// Resource is the marker as it travels: a google.protobuf.Struct of trustDomain, self and types.
+// Resource is the marker as it travels: a google.protobuf.Struct of trustDomain, self and types, and where they
+// say something of clusterDomain and onDemand.
 func (m Marker) Resource() (Resource, error) {
 	types := map[string]*structpb.Value{}
 	for t, h := range m.Types {
 		types[t] = structpb.NewStringValue(h)
 	}
-	body, err := marshalAny(&structpb.Struct{Fields: map[string]*structpb.Value{
+	fields := map[string]*structpb.Value{
 		"trustDomain": structpb.NewStringValue(m.TrustDomain),
 		"self":        structpb.NewStringValue(m.Self),
 		"types":       structpb.NewStructValue(&structpb.Struct{Fields: types}),
-	}})
+	}
+	if m.ClusterDomain != "" {
+		fields["clusterDomain"] = structpb.NewStringValue(m.ClusterDomain)
+	}
+	if m.OnDemand {
+		fields["onDemand"] = structpb.NewBoolValue(true)
+	}
+	body, err := marshalAny(&structpb.Struct{Fields: fields})
 	if err != nil {
 		return Resource{}, fmt.Errorf("encoding generation: %w", err)
 	}
@@ -126,6 +147,7 @@ func (m Marker) Resource() (Resource, error) {
 // Check reports how the set differs from what the marker describes; nil if it does not.
 func (s *Set) Check(m Marker) error {
 	have := s.Marker(m.TrustDomain, m.Self)
+	have.ClusterDomain, have.OnDemand = m.ClusterDomain, m.OnDemand
 	if have.Generation() == m.Generation() {
 		return nil
 	}
@@ -151,7 +173,7 @@ func (s *Set) View(m Marker) (*mesh.View, error) {
 	}
 	var objects []*mesh.Object
 	for _, t := range types {
-		if t == EndpointType {
+		if t == EndpointType || t == HostType {
 			continue
 		}
 		byName := s.byType[t].byName
@@ -163,10 +185,18 @@ func (s *Set) View(m Marker) (*mesh.View, error) {
 		}
 	}
 	eps := s.byType[EndpointType].byName
-	view, problems := mesh.NewView(objects, m.TrustDomain, m.Self, func(host string, port uint32) ([]mesh.Endpoint, bool) {
-		r, ok := eps[ClusterName(port, host)]
-		return r.endpoints, ok
-	})
+	received := mesh.Received{TrustDomain: m.TrustDomain, ClusterDomain: m.ClusterDomain, Self: m.Self, Objects: objects,
+		Endpoints: func(c mesh.Cluster) ([]mesh.Endpoint, bool) {
+			r, ok := eps[clusterName(c)]
+			return r.endpoints, ok
+		}}
+	if m.OnDemand {
+		received.Asked = make(map[string]mesh.Answer, len(s.byType[HostType].byName))
+		for name, r := range s.byType[HostType].byName {
+			received.Asked[name] = r.answer
+		}
+	}
+	view, problems := received.View()
 	for _, p := range problems {
 		if p.Severity == mesh.Refused {
 			return nil, fmt.Errorf("building view: %w", &p)

@@ -146,9 +146,9 @@ func refusedBodies() []refusal {
 		{"priority", EndpointType, "outbound|80||h", func(t *testing.T) *anypb.Any {
 			return assignmentOf(t, func(c *endpoint.ClusterLoadAssignment) { c.Endpoints[0].Priority = 1 })
 		}, "does not know"},
-		{"host name as address", EndpointType, "outbound|80||h", func(t *testing.T) *anypb.Any {
+		{"wildcard as address", EndpointType, "outbound|80||h", func(t *testing.T) *anypb.Any {
 			return assignmentOf(t, func(c *endpoint.ClusterLoadAssignment) {
-				c.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress().Address = "example.com"
+				c.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress().Address = "*.example.com"
 			})
 		}, "not an IP address"},
 		{"address missing", EndpointType, "outbound|80||h", func(t *testing.T) *anypb.Any {
@@ -194,8 +194,10 @@ func TestEndpointsSurviveTheWire(t *testing.T) {
 		{Address: "127.0.0.1:80", Labels: map[string]string{"a": "b", "c": ""}, Weight: 7, Identity: id, TLSMode: "istio", Workload: "bank/ledger"},
 		{Address: "[::1]:65535", TLSMode: "disabled"},
 		{Address: "unix:///run/x.sock"},
+		{Address: "db.example.com:5432"},
+		{Address: "[fe80::1%eth0]:80"},
 	}
-	r, err := encodeEndpoints("h.example", 80, want)
+	r, err := encodeEndpoints(mesh.Cluster{Host: "h.example", Port: 80}, want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,8 +210,10 @@ func TestEndpointsSurviveTheWire(t *testing.T) {
 			t.Errorf("endpoint %d: %s", i, d)
 		}
 	}
-	if _, err := encodeEndpoints("h", 80, []mesh.Endpoint{{Address: "localhost:80"}}); err == nil {
-		t.Error("a host name was taken for an address")
+	for _, a := range []string{"local host:80", "localhost", "localhost:99999", ":80", "*.example.com:80"} {
+		if _, err := encodeEndpoints(mesh.Cluster{Host: "h", Port: 80}, []mesh.Endpoint{{Address: a}}); err == nil {
+			t.Errorf("%q was taken for an address", a)
+		}
 	}
 }
 
@@ -259,12 +263,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		var out Resource
-		if r.object != nil {
-			out, err = encodeObject(r.object)
-		} else {
-			host, port, _ := parseCluster(name)
-			out, err = encodeEndpoints(host, port, r.endpoints)
-		}
+		out, err = rewrite(r)
 		if err != nil {
 			t.Fatalf("what was read can't be written: %v", err)
 		}
@@ -282,9 +281,12 @@ func rewrite(r Resource) (Resource, error) {
 	if r.object != nil {
 		return encodeObject(r.object)
 	}
-	host, port, err := parseCluster(r.Name)
+	if r.Type == HostType {
+		return encodeAnswer(r.Name, r.answer)
+	}
+	cla, err := assignment(r.Name, r.endpoints)
 	if err != nil {
 		return Resource{}, err
 	}
-	return encodeEndpoints(host, port, r.endpoints)
+	return seal(EndpointType, r.Name, cla)
 }

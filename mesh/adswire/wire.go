@@ -1,8 +1,10 @@
 // Package adswire says how a mesh.View travels over Envoy's delta ADS, and back.
 //
 // An authored object is an istio.mcp.v1alpha1.Resource under the type URL GROUP/VERSION/KIND (core/v1/KIND for the core
-// group; v1alpha1 for policy.signet.dev, v1 for all others), named NAMESPACE/NAME. The endpoints of one port of one service are an
-// envoy.config.endpoint.v3.ClusterLoadAssignment named outbound|PORT||HOST. The version of a resource is a hash of its
+// group; v1alpha1 for policy.signet.dev, v1 for all others), named NAMESPACE/NAME. Services and Pods of Kubernetes are a
+// ServiceEntry and a WorkloadEntry under core/v1/Service and core/v1/Pod. The endpoints of one port of one service are an
+// envoy.config.endpoint.v3.ClusterLoadAssignment named outbound|PORT||HOST; a proxy's own endpoints of what it serves are
+// named inbound|PORT|KIND/NAMESPACE|NAME, and those of an authorizer authorizer|PORT|KIND/NAMESPACE/NAME|HOST. The version of a resource is a hash of its
 // content, so that the same content has the same version on every control plane and after every restart.
 //
 // # Generations
@@ -13,6 +15,14 @@
 // again together with one hash for each type. The receiver collects what arrives, and builds a View only when a marker
 // comes whose version equals the Generation of what it holds. The acknowledgement of the marker therefore says that the
 // proxy runs on that generation; a refusal of the marker says that it keeps the one before.
+//
+// # On demand
+//
+// A proxy that subscribes to HostType, by name, gets no more than those names mean (mesh.Snapshot.Demand). A name is a host
+// in lower case or an IP address (mesh.Name); names are added by resource_names_subscribe and taken back by
+// resource_names_unsubscribe of later requests. Each name is answered, in the same generation as what it means, by a
+// google.protobuf.Struct of host and workload (mesh.Answer), empty for a name that means nothing. A name that nobody can
+// ask for (mesh.Name says so) ends the stream.
 //
 // # Strictness
 //
@@ -39,6 +49,9 @@ const (
 	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	// GenerationType is the type URL of the marker that ends each push.
 	GenerationType = "signet.dev/v1/Generation"
+	// HostType is the type URL of the answers to what a proxy asked for, each named by the host or address asked for. A proxy
+	// that subscribes to it, by those names, gets a view on demand (mesh.Snapshot.Demand); one that never does gets all.
+	HostType = "signet.dev/v1/Host"
 	// GenerationName is the name of the only resource of GenerationType.
 	GenerationName = "generation"
 )
@@ -54,6 +67,8 @@ const (
 	MaxSetBytes  = 256 << 20
 	// MaxNameBytes is the length of the name of a resource.
 	MaxNameBytes = 1024
+	// MaxAsked is the number of names that one proxy asks for; beyond it the one asked for longest ago is forgotten.
+	MaxAsked = 1000
 )
 
 // types in the order in which additions and changes are pushed: what is pointed at comes before what points at it.
@@ -62,7 +77,9 @@ var types = [...]string{
 	"core/v1/ConfigMap",
 	"signet.dev/v1/ControlSettings",
 	"networking.istio.io/v1/WorkloadEntry",
+	"core/v1/Pod",
 	EndpointType,
+	"core/v1/Service",
 	"networking.istio.io/v1/ServiceEntry",
 	"networking.istio.io/v1/DestinationRule",
 	"security.istio.io/v1/PeerAuthentication",
@@ -72,11 +89,12 @@ var types = [...]string{
 	"networking.istio.io/v1/Sidecar",
 	"networking.istio.io/v1/VirtualService",
 	"policy.signet.dev/v1alpha1/RateLimitPolicy",
+	HostType,
 }
 
-// Types are the type URLs of everything but the marker, in the order in which additions and changes are pushed. A client
-// subscribes to all of them and, last, to GenerationType.
-func Types() []string { return append([]string(nil), types[:]...) }
+// Types are the type URLs of everything but HostType and the marker, in the order in which additions and changes are pushed.
+// A client subscribes to all of them, on demand to names of HostType and, last, to GenerationType.
+func Types() []string { return append([]string(nil), types[:len(types)-1]...) }
 
 // KnownType reports whether this version of the protocol knows the type URL (the marker's included).
 func KnownType(url string) bool { return url == GenerationType || rank(url) >= 0 }
@@ -109,9 +127,10 @@ type Resource struct {
 	Version string
 	Body    *anypb.Any
 
-	// What Parse read, one of the two; both zero in a resource that was encoded and not parsed.
+	// What Parse read, one of them; all zero in a resource that was encoded and not parsed.
 	object    *mesh.Object
 	endpoints []mesh.Endpoint
+	answer    mesh.Answer
 }
 
 // Wire is the resource as a delta response carries it.

@@ -2,10 +2,7 @@
 // through netlink, and the address that a captured connection was made to.
 package capture
 
-import (
-	"net"
-	"net/netip"
-)
+import "net/netip"
 
 // The ports of a sidecar in a pod; Istio's, so that firewalls and dashboards fit.
 const (
@@ -26,9 +23,3 @@ var (
 	Passthrough4 = netip.AddrFrom4([4]byte{127, 0, 0, 6})
 	Passthrough6 = netip.AddrFrom16([16]byte{15: 6})
 )
-
-// Original is the address that a captured connection was made to (SO_ORIGINAL_DST). Of a connection that was not captured
-// it is the local address.
-func Original(c *net.TCPConn) (netip.AddrPort, error) {
-	return c.LocalAddr().(*net.TCPAddr).AddrPort(), nil
-}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"time"
 
@@ -22,6 +23,8 @@ type Plan struct {
 	Destination *route.Weighted
 	// Retry is the route's policy; nil means Stale.
 	Retry *route.Retry
+	// To is where the call was made to, for a Cluster that leads there; the zero value for none.
+	To netip.AddrPort
 	// Conn is used in place of Cluster where there is none: a host that the mesh does not know. Forward takes it over.
 	Conn *upstream.Conn
 	// Timeout bounds the whole exchange from its request's first byte to the response's last; 0: no bound.
@@ -72,7 +75,10 @@ func (x *Exchange) Forward(permit authz.Permit, p *Plan) *proxy.Failure {
 	tried := triedArray[:0]
 	fresh := false
 	for made := 0; ; made++ {
-		ep := p.Cluster.Pick(tried)
+		ep := p.Cluster.PickFor(p.To, tried)
+		if ep == nil && p.Cluster.Await(x.life) {
+			ep = p.Cluster.PickFor(p.To, tried)
+		}
 		if ep == nil {
 			return proxy.Fail(proxy.NoHealthyUpstream, "", nil)
 		}
@@ -110,6 +116,7 @@ func (x *Exchange) again(p *Plan, res *result, made int, deadline time.Time) boo
 		}
 		o = route.Outcome{Status: x.Resp.Status, GRPCStatus: x.Resp.Get("grpc-status")}
 	}
+	o.Refused = o.Refused || refusedBySidecar(res, &x.Resp)
 	o.Idempotent = route.IdempotentMethod(x.Req.Method)
 	if !deadline.IsZero() && !time.Now().Before(deadline) {
 		return false
@@ -148,6 +155,7 @@ func (x *Exchange) converse(u *upstream.Conn, p *Plan, deadline time.Time) resul
 	x.upRead = readDeadline{}
 	x.Rec.UpstreamLocal = u.Local()
 	x.live.setUp(u)
+	x.reached = true
 	sent := time.Now()
 	if err := x.send(u); err != nil {
 		return x.parting(u, err)

@@ -85,6 +85,7 @@ type Exchange struct {
 	written  writeDeadline // of Conn
 	drainBy  time.Time     // until when the listener's end leaves the connection idle
 	unread   bool          // part of the last request's body is still to come
+	reached  bool          // something of the request went to a server
 	severed  bool          // the response can't be ended properly: the client is to see a reset
 	pending  int           // body bytes in buf that an attempt has sent but that are consumed only when it is final
 }
@@ -132,12 +133,17 @@ type Live struct {
 	// draining is set once by the listener; idle says that the connection waits for its next request.
 	draining atomic.Bool
 	idle     atomic.Bool
+	// leaving is the listener's: its connections are still served, and each is asked to be the client's last request.
+	leaving *atomic.Bool
 	// cut is set when the listener's patience is over: whatever still goes on ends.
 	cut atomic.Bool
 }
 
 // Life ends when the connection is cut off, which is later than its listener ends: dials for it are made under Life.
 func (l *Live) Life() context.Context { return l.life }
+
+// last reports whether the request being served is to be the last of its connection.
+func (l *Live) last() bool { return l.draining.Load() || l.leaving != nil && l.leaving.Load() }
 
 // over reports whether whatever goes on over the connection must end.
 func (l *Live) over() bool { return l.denied.Load() != nil || l.cut.Load() }

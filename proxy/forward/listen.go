@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-mesh/signet/proxy/socket"
@@ -24,7 +25,9 @@ type Listener struct {
 	mu    sync.Mutex // guards conns
 	conns map[*Live]struct{}
 	wg    sync.WaitGroup
-	life  context.Context // of the connections: ends when they are cut off
+	// leaving is set by Leave.
+	leaving atomic.Bool
+	life    context.Context // of the connections: ends when they are cut off
 }
 
 // NewListener serves ln with handle, which must return when its connection is closed. Run starts it.
@@ -67,7 +70,7 @@ func (l *Listener) Run(ctx context.Context) error {
 
 func (l *Listener) start(accepted net.Conn) {
 	c := socket.Wrap(accepted)
-	live := &Live{conn: c, life: l.life}
+	live := &Live{conn: c, life: l.life, leaving: &l.leaving}
 	l.mu.Lock()
 	full := len(l.conns) >= maxConnections
 	if !full {
@@ -88,6 +91,10 @@ func (l *Listener) start(accepted net.Conn) {
 		l.handle(c, live)
 	})
 }
+
+// Leave asks clients to go elsewhere while they are still served: every answer from now on says that its connection is used no
+// more.
+func (l *Listener) Leave() { l.leaving.Store(true) }
 
 // Rejudge asks again about everything in flight, and closes what is denied now.
 func (l *Listener) Rejudge(judge Judgement) {

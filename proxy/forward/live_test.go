@@ -106,7 +106,7 @@ func TestNoPermitNoForwarding(t *testing.T) {
 		t.Errorf("%d after %d connections", resp.StatusCode, conns.Load())
 	}
 	live, rec := &Live{life: t.Context()}, &proxy.Record{}
-	if f := TCP(t.Context(), authz.Permit{}, r.cluster, nil, nil, live, rec); f == nil || f.Code != proxy.Internal {
+	if f := TCP(t.Context(), authz.Permit{}, Way{Cluster: r.cluster}, nil, nil, live, rec); f == nil || f.Code != proxy.Internal {
 		t.Errorf("TCP without a permit: %v", f)
 	}
 }
@@ -188,7 +188,7 @@ func TestRejudgeTCP(t *testing.T) {
 	fl := NewListener(ln, func(c net.Conn, live *Live) {
 		live.Begin(&authz.Connection{}, nil, nil)
 		defer live.End()
-		Note(&rec, TCP(live.Life(), authz.Egress(), cluster, c, []byte("pre"), live, &rec), live)
+		Note(&rec, TCP(live.Life(), authz.Egress(), Way{Cluster: cluster}, c, []byte("pre"), live, &rec), live)
 	})
 	done := make(chan struct{})
 	go func() { _ = fl.Run(t.Context()); close(done) }()

@@ -28,7 +28,7 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 		x.pending, x.consumed = 0, true
 	}
 	// A server that closes before it has read the request won't read the rest: the client is told.
-	x.mustEnd = x.mustEnd || x.live.draining.Load() || resp.Close && !x.pump.finished()
+	x.mustEnd = x.mustEnd || x.live.last() || resp.Close && !x.pump.finished()
 	x.respBody.Response = true
 	reusable := !resp.Close && resp.Body != proxy.BodyUntilClose
 	x.respBody.Reset(resp.Body, resp.Length, &x.limits)
@@ -50,6 +50,7 @@ func (x *Exchange) relay(res *result, p *Plan, deadline time.Time) *proxy.Failur
 
 // editResponse makes the changes to a server's response head that authorities, limits and the route ask for.
 func (x *Exchange) editResponse(p *Plan) {
+	x.Resp.Del(Untouched)
 	for _, e := range x.Edits {
 		judge.Edit(&x.Resp, e)
 	}

@@ -43,9 +43,9 @@ func (x *Exchange) Serve(ctx context.Context) {
 
 // serveOne takes one request through the corridor and records it, exactly once.
 func (x *Exchange) serveOne(fail *proxy.Failure) {
-	x.answered, x.consumed, x.pending, x.pump, x.Edits = false, false, 0, nil, nil
+	x.answered, x.consumed, x.reached, x.pending, x.pump, x.Edits = false, false, false, 0, nil, nil
 	if fail == nil {
-		x.mustEnd = x.mustEnd || x.Req.Close || x.live.draining.Load()
+		x.mustEnd = x.mustEnd || x.Req.Close || x.live.last()
 		x.reqBody.Reset(x.Req.Body, x.Req.Length, &x.limits)
 	} else {
 		x.mustEnd, x.unread = true, true
@@ -215,7 +215,7 @@ func (x *Exchange) Respond(status int, body string) {
 		h.Add("content-type", "text/plain")
 	}
 	// What is left of a body that has not fully arrived can't be told from the next request cheaply: end here.
-	if !x.bodyHere() || x.live.draining.Load() {
+	if !x.bodyHere() || x.live.last() {
 		x.mustEnd = true
 	}
 	http1.Reframe(h, x.Req.Minor, x.mustEnd)
@@ -258,6 +258,9 @@ func (x *Exchange) fail(f *proxy.Failure) {
 	x.Resp.Reset()
 	for _, h := range f.Fields {
 		x.Resp.Add(h.Name, h.Value)
+	}
+	if x.untouched(f) {
+		x.Resp.Add(Untouched, "1")
 	}
 	x.Respond(status, body)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -114,12 +115,19 @@ func (t *tunnel) pass(dst, src net.Conn) (n uint64, err error) {
 	}
 }
 
+// Way is where a TCP connection goes.
+type Way struct {
+	Cluster *upstream.Cluster
+	// To is where the call was made to, for a Cluster that leads there; the zero value for none.
+	To netip.AddrPort
+}
+
 // TCP carries a TCP connection to one endpoint of a cluster. It demands a permit, as Forward does.
-func TCP(ctx context.Context, permit authz.Permit, c *upstream.Cluster, down net.Conn, preread []byte, live *Live, rec *proxy.Record) *proxy.Failure {
+func TCP(ctx context.Context, permit authz.Permit, way Way, down net.Conn, preread []byte, live *Live, rec *proxy.Record) *proxy.Failure {
 	if !permit.Valid() {
 		return proxy.Fail(proxy.Internal, "forward_without_permit", nil)
 	}
-	u, fail := Dial(ctx, c, rec)
+	u, fail := way.Dial(ctx, rec)
 	if fail != nil {
 		return fail
 	}
@@ -129,10 +137,19 @@ func TCP(ctx context.Context, permit authz.Permit, c *upstream.Cluster, down net
 // Dial makes a connection of its own to one endpoint of a cluster, or to another when that fails, and notes in the record
 // where it went.
 func Dial(ctx context.Context, c *upstream.Cluster, rec *proxy.Record) (*upstream.Conn, *proxy.Failure) {
+	return Way{Cluster: c}.Dial(ctx, rec)
+}
+
+// Dial is the function of that name, for a call that was made to an address.
+func (w Way) Dial(ctx context.Context, rec *proxy.Record) (*upstream.Conn, *proxy.Failure) {
+	c := w.Cluster
 	rec.UpstreamCluster = c.Name()
 	var tried []*upstream.Endpoint
 	for {
-		ep := c.Pick(tried)
+		ep := c.PickFor(w.To, tried)
+		if ep == nil && c.Await(ctx) {
+			ep = c.PickFor(w.To, tried)
+		}
 		if ep == nil {
 			return nil, proxy.Fail(proxy.NoHealthyUpstream, "", nil)
 		}
@@ -140,7 +157,7 @@ func Dial(ctx context.Context, c *upstream.Cluster, rec *proxy.Record) (*upstrea
 		if rec.Side == proxy.SourceSide {
 			rec.Destination = ep.Party()
 		}
-		u, fail := ep.Dial(ctx, time.Time{})
+		u, fail := ep.DialStream(ctx, time.Time{})
 		if fail == nil {
 			return u, nil
 		}

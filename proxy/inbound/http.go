@@ -20,12 +20,12 @@ func (s *corridor) Recorder() proxy.Recorder { return s.l.rec }
 
 // Begin implements forward.Corridor.
 func (s *corridor) Begin(x *forward.Exchange) {
-	(*session)(s).describe(&x.Rec, s.l.config.Load())
+	(*session)(s).describe(&x.Rec, (*session)(s).config())
 }
 
 // Handle implements forward.Corridor.
 func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
-	c := s.l.config.Load()
+	c := (*session)(s).config()
 	if c.Mode == Strict && !x.Auth.Peer.Proven() { // accepted before the mode was changed
 		s.l.rec.Refused(s.local, s.remote, reasonPlaintext, nil)
 		return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
@@ -58,7 +58,7 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 	}
 	x.InFlight() // from here on the head is not changed: a new program may judge it again
 	// A program that was swapped in between the decision and InFlight has not seen this request.
-	if now := s.l.config.Load(); now != c {
+	if now := (*session)(s).config(); now != c {
 		if now.Mode == Strict && !x.Auth.Peer.Proven() {
 			return proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil)
 		}
@@ -67,7 +67,7 @@ func (s *corridor) Handle(x *forward.Exchange) *proxy.Failure {
 			return proxy.Fail(proxy.Denied, d.Detail, nil)
 		}
 	}
-	return x.Forward(v.Permit, &forward.Plan{Cluster: c.Cluster})
+	return x.Forward(v.Permit, &forward.Plan{Cluster: c.Cluster, To: s.local})
 }
 
 // note writes into a record what judges said.
@@ -98,7 +98,7 @@ func (s *session) describe(r *proxy.Record, c *Config) {
 
 // serveTCP is steps 4 to 7 for a connection that carries no HTTP we read.
 func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
-	c := s.l.config.Load()
+	c := s.config()
 	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
 	s.describe(&rec, c)
 	rec.UpstreamCluster = c.Cluster.Name()
@@ -108,7 +108,7 @@ func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
 	}()
 	live.Begin(&s.auth, nil, nil)
 	defer live.End()
-	c = s.l.config.Load() // not older than what Begin made visible to Rejudge
+	c = s.config() // not older than what Begin made visible to Rejudge
 	if c.Mode == Strict && !s.auth.Peer.Proven() {
 		s.l.rec.Refused(s.local, s.remote, reasonPlaintext, nil)
 		forward.Note(&rec, proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil), live)
@@ -119,7 +119,7 @@ func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
 	s.note(&rec, &v)
 	s.l.rec.Opened(&rec)
 	if fail == nil {
-		fail = forward.TCP(live.Life(), v.Permit, c.Cluster, conn, preread, live, &rec)
+		fail = forward.TCP(live.Life(), v.Permit, forward.Way{Cluster: c.Cluster, To: s.local}, conn, preread, live, &rec)
 	}
 	forward.Note(&rec, fail, live)
 }

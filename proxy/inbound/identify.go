@@ -15,6 +15,7 @@ import (
 	"github.com/signet-mesh/signet/certs"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
+	"github.com/signet-mesh/signet/proxy/forward"
 )
 
 // Reasons for which a connection is refused before it becomes an exchange, beside those of certs.Verify.
@@ -41,34 +42,37 @@ var errPlaintext = errors.New("first byte is not a TLS handshake")
 
 // identify is step 2. It returns the connection to go on with, bytes that were read of it already and whether to speak HTTP.
 func (l *Listener) identify(raw net.Conn, c *Config, s *session) (conn net.Conn, preread []byte, http, ok bool) {
-	isHTTP := c.Protocol == mesh.HTTP
 	switch c.Mode {
 	case Disable:
 		s.security = proxy.SecurityNone
-		if !isHTTP {
+		if c.Protocol == mesh.TCP {
 			return raw, nil, false, true
 		}
 		first, ok := l.firstBytes(raw, s, c)
-		return raw, first, ok && first[0] != recordHandshake, ok
+		if !ok || len(first) == 0 { // silent where TCP may be spoken
+			return raw, nil, false, ok
+		}
+		preread, http, ok = l.class(raw, first, c, s)
+		return raw, preread, http, ok
 	case Permissive:
-		return l.detect(raw, c, s, isHTTP)
+		return l.detect(raw, c, s)
 	}
-	conn, ok = l.handshake(raw, s)
-	return conn, nil, isHTTP, ok
+	return l.secured(raw, c, s)
 }
 
 // detect tells the mesh's connections from plaintext and from TLS that is the program's own.
-func (l *Listener) detect(raw net.Conn, c *Config, s *session, isHTTP bool) (conn net.Conn, preread []byte, http, ok bool) {
+func (l *Listener) detect(raw net.Conn, c *Config, s *session) (conn net.Conn, preread []byte, http, ok bool) {
 	s.security = proxy.SecurityNone
 	first, ok := l.firstBytes(raw, s, c)
 	if !ok {
 		return nil, nil, false, false
 	}
-	if len(first) == 0 { // nothing came in time on a TCP port: the server may speak first
+	if len(first) == 0 { // nothing came in time on a port that may be TCP: the server may speak first
 		return raw, nil, false, true
 	}
 	if first[0] != recordHandshake {
-		return raw, first, isHTTP, true
+		preread, http, ok = l.class(raw, first, c, s)
+		return raw, preread, http, ok
 	}
 	hello, ours, err := l.readHello(raw, first)
 	if err != nil {
@@ -78,8 +82,45 @@ func (l *Listener) detect(raw net.Conn, c *Config, s *session, isHTTP bool) (con
 	if !ours {
 		return raw, hello, false, true
 	}
-	conn, ok = l.handshake(&replayed{Conn: raw, early: hello}, s)
-	return conn, nil, isHTTP, ok
+	return l.secured(&replayed{Conn: raw, early: hello}, c, s)
+}
+
+// secured is a connection that must be mutual TLS. Of a port that declares nothing the caller's sidecar says by ALPN what it
+// found the connection to be; where nobody did, the first bytes inside say it.
+func (l *Listener) secured(raw net.Conn, c *Config, s *session) (conn net.Conn, preread []byte, http, ok bool) {
+	secured, ok := l.handshake(raw, s)
+	if !ok {
+		return nil, nil, false, false
+	}
+	if c.Protocol == mesh.Detect {
+		switch secured.ConnectionState().NegotiatedProtocol {
+		case ALPNHTTP1:
+			return secured, nil, true, true
+		case ALPNTCP:
+			return secured, nil, false, true
+		}
+	}
+	preread, http, ok = l.class(secured, nil, c, s)
+	if !ok {
+		_ = secured.Close()
+	}
+	return secured, preread, http, ok
+}
+
+// class says whether a connection is HTTP: as its port declares, else as its first bytes say. early are those read of it.
+func (l *Listener) class(conn net.Conn, early []byte, c *Config, s *session) (preread []byte, http, ok bool) {
+	switch {
+	case c.Protocol == mesh.TCP || len(early) > 0 && early[0] == recordHandshake:
+		return early, false, true
+	case c.Protocol == mesh.HTTP:
+		return early, true, true
+	}
+	b, spoken, err := forward.Detect(conn, early, c.Detection)
+	if err != nil && !errors.Is(err, io.EOF) {
+		l.rec.Refused(s.local, s.remote, reasonNoBytes, err)
+		return nil, false, false
+	}
+	return b, spoken == forward.HTTP1, true
 }
 
 // firstBytes waits for the first bytes of a connection. On a TCP port none in time is an answer; on an HTTP one it is the end.
@@ -127,7 +168,7 @@ func (l *Listener) readHello(raw net.Conn, b []byte) (hello []byte, ours bool, e
 
 // handshake makes the connection a mutual TLS one and learns its peer. A connection that starts in plaintext is closed
 // without an answer.
-func (l *Listener) handshake(raw net.Conn, s *session) (net.Conn, bool) {
+func (l *Listener) handshake(raw net.Conn, s *session) (*tls.Conn, bool) {
 	conn := tls.Server(&opening{Conn: raw}, l.tls)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.life), handshakeTimeout)
 	defer cancel()
@@ -145,7 +186,7 @@ func (l *Listener) handshake(raw net.Conn, s *session) (net.Conn, bool) {
 	}
 	s.auth.Peer, s.auth.SNI = peer, state.ServerName
 	s.security = proxy.SecurityMTLS
-	s.xfcc = "By=" + l.config.Load().ID.String() + ";Hash=" + hex.EncodeToString(peer.LeafHash[:]) + `;Subject="";URI=` + peer.ID.String()
+	s.xfcc = "By=" + s.config().ID.String() + ";Hash=" + hex.EncodeToString(peer.LeafHash[:]) + `;Subject="";URI=` + peer.ID.String()
 	return conn, true
 }
 

@@ -63,9 +63,9 @@ type Config struct {
 	Detection time.Duration
 }
 
-// Listener serves one inbound port.
+// Listener serves one inbound port, or all ports of a pod.
 type Listener struct {
-	config atomic.Pointer[Config]
+	config atomic.Pointer[doors]
 	tls    *tls.Config
 	rec    proxy.Recorder
 	fl     *forward.Listener
@@ -74,22 +74,34 @@ type Listener struct {
 
 // New builds a listener on an open socket; Run serves it.
 func New(ln net.Listener, src certs.Source, rec proxy.Recorder, c *Config) *Listener {
+	return build(ln, src, rec, &doors{one: c})
+}
+
+func build(ln net.Listener, src certs.Source, rec proxy.Recorder, d *doors) *Listener {
 	l := &Listener{rec: rec, tls: certs.ServerTLS(src, certs.ServerOptions{
 		ALPN:   []string{ALPNHTTP1, ALPNTCP, "http/1.1"},
 		Accept: certs.SameTrustDomain(src),
 	})}
-	l.config.Store(c)
+	l.config.Store(d)
 	l.fl = forward.NewListener(ln, l.serve)
 	return l
 }
 
 // Swap replaces the configuration: new requests are judged by it at once, and what is in flight is judged again.
 func (l *Listener) Swap(c *Config) {
-	old := l.config.Swap(c)
-	if old.Judge.Program != c.Judge.Program || old.Mode != c.Mode {
-		l.fl.Rejudge(func(a *authz.Connection, r *authz.Request) *forward.Denial { return c.again(l.life, a, r) })
+	l.swap(&doors{one: c})
+}
+
+func (l *Listener) swap(d *doors) {
+	if old := l.config.Swap(d); d.stricter(old) {
+		l.fl.Rejudge(func(a *authz.Connection, r *authz.Request) *forward.Denial {
+			return d.at(a.DestinationPort).again(l.life, a, r)
+		})
 	}
 }
+
+// Leave asks callers to go elsewhere while they are still served.
+func (l *Listener) Leave() { l.fl.Leave() }
 
 // again is what is asked of a live connection when the configuration changes.
 func (c *Config) again(ctx context.Context, a *authz.Connection, r *authz.Request) *forward.Denial {
@@ -122,8 +134,11 @@ type session struct {
 
 // serve is steps 1 and 2: it learns who calls and hands the connection to the HTTP or the TCP part.
 func (l *Listener) serve(raw net.Conn, live *forward.Live) {
-	c := l.config.Load()
 	s := &session{l: l, local: addrPort(raw.LocalAddr()), remote: addrPort(raw.RemoteAddr())}
+	if d := l.config.Load(); d.captured != nil && !d.captured.original(raw, s) {
+		return
+	}
+	c := s.config()
 	conn, preread, http, ok := l.identify(raw, c, s)
 	if !ok {
 		return
@@ -140,6 +155,9 @@ func (l *Listener) serve(raw net.Conn, live *forward.Live) {
 	x.Auth = s.auth
 	x.Serve(l.life)
 }
+
+// config is what runs for the port that was called.
+func (s *session) config() *Config { return s.l.config.Load().at(s.local.Port()) }
 
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {

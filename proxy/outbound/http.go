@@ -20,13 +20,28 @@ import (
 
 const resolveTimeout = 5 * time.Second
 
-// Handle implements forward.Corridor: steps 2 to 7 for one request.
+// Handle implements forward.Corridor: steps 3 to 8 for one request.
 func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 	c := s.l.config.Load()
+	if c.Kind == Captured {
+		return s.handleCaptured(x)
+	}
 	if x.Req.Method == "CONNECT" {
 		return s.connect(x, c)
 	}
-	// 2 canonicalise
+	if fail := s.canonicalise(x, c); fail != nil {
+		return fail
+	}
+	// 4 match
+	host, ok := c.Table.Lookup(x.Req.Authority, c.DefaultPort)
+	if !ok {
+		return s.unknown(x, c)
+	}
+	return s.match(x, c, host)
+}
+
+// canonicalise is step 3, with what every request is given.
+func (s *session) canonicalise(x *forward.Exchange, c *Config) *proxy.Failure {
 	if fail := c.Judge.Canonicalise(&x.Req, &x.Scratch); fail != nil {
 		return fail
 	}
@@ -35,11 +50,11 @@ func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 	if x.Req.Get("x-forwarded-proto") == "" {
 		x.Req.Add("x-forwarded-proto", "http")
 	}
-	// 3 match
-	host, ok := c.Table.Lookup(x.Req.Authority, c.DefaultPort)
-	if !ok {
-		return s.unknown(x, c)
-	}
+	return nil
+}
+
+// match is step 4 for a request whose host is known, and what follows.
+func (s *session) match(x *forward.Exchange, c *Config, host *route.VirtualHost) *proxy.Failure {
 	if host.Service != nil {
 		x.Rec.Service = host.Service
 	}
@@ -53,7 +68,7 @@ func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 		return proxy.Fail(proxy.NoRoute, "", nil)
 	}
 	x.Rec.RouteName = r.Name
-	// 4 limit
+	// 5 limit
 	if fail := s.limit(x, c, r); fail != nil {
 		return fail
 	}
@@ -75,7 +90,7 @@ func (s *session) Handle(x *forward.Exchange) *proxy.Failure {
 	return s.forward(x, c, r)
 }
 
-// limit is step 4: it counts the request against the limits of its route, whose caller is the workload itself.
+// limit is step 5: it counts the request against the limits of its route, whose caller is the workload itself.
 func (s *session) limit(x *forward.Exchange, c *Config, r *route.Route) *proxy.Failure {
 	limits := c.Limits[r]
 	if limits == nil {
@@ -87,7 +102,7 @@ func (s *session) limit(x *forward.Exchange, c *Config, r *route.Route) *proxy.F
 	return x.Limit(limits)
 }
 
-// forward is steps 5 to 7: one destination of the route, one endpoint of it.
+// forward is steps 6 to 8: one destination of the route, one endpoint of it.
 func (s *session) forward(x *forward.Exchange, c *Config, r *route.Route) *proxy.Failure {
 	w := r.Pick(rand.Uint64())
 	if w == nil {
@@ -97,10 +112,11 @@ func (s *session) forward(x *forward.Exchange, c *Config, r *route.Route) *proxy
 	if cluster == nil {
 		return proxy.Fail(proxy.NoHealthyUpstream, "cluster_not_found", nil)
 	}
+	to := s.toward(cluster, x.Rec.Service)
 	x.Rec.Service = cluster.Destination()
 	r.ApplyRequest(&x.Req, w)
 	return x.Forward(authz.Egress(), &forward.Plan{
-		Cluster: cluster, Route: r, Destination: w, Retry: &r.Retry, Timeout: r.Timeout,
+		Cluster: cluster, To: to, Route: r, Destination: w, Retry: &r.Retry, Timeout: r.Timeout,
 	})
 }
 

@@ -1,9 +1,9 @@
 // Package outbound is the corridor that a workload's programs call:
 //
-//	1 accept   2 canonicalise   3 match   4 limit   5 pick   6 mTLS   7 forward   8 record
+//	1 accept   2 original destination   3 canonicalise   4 match   5 limit   6 pick   7 mTLS   8 forward   9 record
 //
 // The numbers are those of docs/architecture.md. A listener is the programs' HTTP proxy (HTTP_PROXY), the hosts of one port
-// (HTTP), or one service (TCP).
+// (HTTP), one service (TCP), or in a pod whatever its programs call (CAPTURED): only that one has step 2.
 package outbound
 
 import (
@@ -32,6 +32,7 @@ const (
 	HTTPProxy Kind = iota // absolute-form and CONNECT; any port of the mesh
 	HTTP                  // origin-form; hosts of one port
 	TCP                   // one service
+	Captured              // whatever was called: the original destination decides
 )
 
 // Dialer reaches what the mesh does not know.
@@ -63,6 +64,8 @@ type Config struct {
 	ID      identity.ID
 	Self    *proxy.Party
 	Address netip.Addr
+	// Capture is that of Captured.
+	Capture *Capture
 }
 
 // Destinations of what the mesh does not know, as Istio counts them.
@@ -98,12 +101,17 @@ func (l *Listener) Run(ctx context.Context) error {
 
 func (l *Listener) serve(conn net.Conn, live *forward.Live) {
 	s := &session{l: l, life: live.Life(), local: addrPort(conn.LocalAddr()), remote: addrPort(conn.RemoteAddr())}
+	c := l.config.Load()
+	if c.Kind == Captured {
+		s.serveCaptured(c, conn, live)
+		return
+	}
 	if err := onThisHost(s.local.Addr(), s.remote.Addr()); err != nil {
 		l.rec.Refused(s.local, s.remote, reasonNotLocal, err)
 		return
 	}
-	if c := l.config.Load(); c.Kind == TCP {
-		s.serveTCP(c, conn, live)
+	if c.Kind == TCP {
+		s.serveTCP(c, conn, &called{destinations: c.Destinations, service: c.Service}, live)
 		return
 	}
 	forward.New(conn, live, nil, s).Serve(l.life)
@@ -143,6 +151,7 @@ type session struct {
 	l             *Listener
 	life          context.Context // until the connection is cut off
 	local, remote netip.AddrPort
+	to            netip.AddrPort // where a captured connection was made to
 }
 
 var (
@@ -162,31 +171,55 @@ func (s *session) Recorder() proxy.Recorder { return s.l.rec }
 // Begin implements forward.Corridor.
 func (s *session) Begin(x *forward.Exchange) { s.describe(&x.Rec, s.l.config.Load()) }
 
-// serveTCP carries a connection of a TCP listener to its one service.
-func (s *session) serveTCP(c *Config, conn net.Conn, live *forward.Live) {
+// toward is where a call was made to, if that is of the service whose cluster it goes to: a route that leads elsewhere leaves
+// the address behind.
+func (s *session) toward(c *upstream.Cluster, service *proxy.Destination) netip.AddrPort {
+	if c.Destination() == service || c.Name() == passthrough {
+		return s.to
+	}
+	return netip.AddrPort{}
+}
+
+// called is what a TCP connection is for.
+type called struct {
+	destinations []route.Weighted
+	service      *proxy.Destination
+	// fail is why it is refused, nil if it is not.
+	fail *proxy.Failure
+	// cluster is where an unknown call goes or would go, "" for a known one.
+	cluster string
+	preread []byte
+}
+
+// serveTCP carries a connection to one service, or to where it was made.
+func (s *session) serveTCP(c *Config, conn net.Conn, to *called, live *forward.Live) {
 	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
 	s.describe(&rec, c)
-	if c.Service != nil {
-		rec.Service = c.Service
+	if to.service != nil {
+		rec.Service = to.service
 	}
 	defer func() {
 		rec.Duration = time.Since(rec.Start)
 		s.l.rec.Record(&rec)
 	}()
-	w := route.PickWeighted(c.Destinations, rand.Uint64())
-	var cluster *upstream.Cluster
-	if w != nil {
-		cluster = c.Clusters[w.Cluster]
+	name := to.cluster
+	if w := route.PickWeighted(to.destinations, rand.Uint64()); w != nil {
+		name = w.Cluster
 	}
-	if cluster == nil {
+	cluster := c.Clusters[name]
+	if fail := to.fail; fail != nil || cluster == nil {
+		if fail == nil {
+			fail = proxy.Fail(proxy.NoHealthyUpstream, "", nil)
+		}
+		rec.UpstreamCluster = to.cluster
 		s.l.rec.Opened(&rec)
-		forward.Note(&rec, proxy.Fail(proxy.NoHealthyUpstream, "", nil), live)
+		forward.Note(&rec, fail, live)
 		return
 	}
-	u, fail := forward.Dial(live.Life(), cluster, &rec)
+	u, fail := forward.Way{Cluster: cluster, To: s.toward(cluster, rec.Service)}.Dial(live.Life(), &rec)
 	s.l.rec.Opened(&rec) // under the endpoint's name, as its end will be
 	if fail == nil {
-		fail = forward.TCPOver(u, conn, nil, live, &rec)
+		fail = forward.TCPOver(u, conn, to.preread, live, &rec)
 	}
 	forward.Note(&rec, fail, live)
 }

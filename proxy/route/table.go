@@ -26,6 +26,8 @@ type VirtualHost struct {
 	Port uint16
 	// HTTP says that the port is declared HTTP. Where it is false only CONNECT (Tunnel) may be used.
 	HTTP bool
+	// Detect says that the port declares nothing: the first bytes of a connection say whether it is HTTP (HTTP is true then).
+	Detect bool
 	// Routes are tried in order; the first that matches wins.
 	Routes []*Route
 	// Tunnel is where a CONNECT to this host and port goes: TCP over mTLS. Empty refuses CONNECT.

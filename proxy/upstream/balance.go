@@ -11,29 +11,43 @@ import (
 // maxTotal bounds the sum of a cluster's weights, so that products of it with a position fit in 64 bits.
 const maxTotal = math.MaxUint32
 
+// members are the endpoints of a cluster as they are balanced. Immutable.
+type members struct {
+	endpoints []*Endpoint
+	// edges are the running sums of the weights, nil where all weights are equal; total is their sum (or the number).
+	edges []uint64
+	total uint64
+	// step is coprime to total; turn*step mod total visits every unit of weight once a round.
+	step uint64
+}
+
 func newCluster(spec *Spec, endpoints []*Endpoint) *Cluster {
-	c := &Cluster{name: spec.Name, destination: spec.Destination, policy: spec.Policy, endpoints: endpoints,
-		total: uint64(len(endpoints)), step: 1}
+	c := &Cluster{name: spec.Name, destination: spec.Destination, policy: spec.Policy}
 	if c.destination == nil {
 		c.destination = &proxy.Destination{}
 	}
+	c.members.Store(newMembers(endpoints))
+	c.turn.Store(rand.Uint64() >> 1)
+	return c
+}
+
+func newMembers(endpoints []*Endpoint) *members {
+	m := &members{endpoints: endpoints, total: uint64(len(endpoints)), step: 1}
 	if !weighted(endpoints) {
-		c.turn.Store(rand.Uint64() >> 1)
-		return c
+		return m
 	}
 	normalize(endpoints)
-	c.total, c.edges = 0, make([]uint64, len(endpoints))
+	m.total, m.edges = 0, make([]uint64, len(endpoints))
 	for i, e := range endpoints {
-		c.total += e.weight
-		c.edges[i] = c.total
+		m.total += e.weight
+		m.edges[i] = m.total
 	}
 	// The golden section spreads the turns of a heavy endpoint evenly over the round.
-	c.step = max(uint64(float64(c.total)*0.618), 1)
-	for gcd(c.step, c.total) != 1 {
-		c.step++
+	m.step = max(uint64(float64(m.total)*0.618), 1)
+	for gcd(m.step, m.total) != 1 {
+		m.step++
 	}
-	c.turn.Store(rand.Uint64N(c.total))
-	return c
+	return m
 }
 
 // weighted reports whether weights differ.
@@ -69,45 +83,46 @@ func gcd(a, b uint64) uint64 {
 // Pick chooses an endpoint by the cluster's policy. Those in tried are avoided where there is another. nil means that the
 // cluster has no endpoint: proxy.NoHealthyUpstream.
 func (c *Cluster) Pick(tried []*Endpoint) *Endpoint {
+	m := c.members.Load()
 	switch {
-	case len(c.endpoints) == 0:
+	case len(m.endpoints) == 0:
 		return nil
-	case len(c.endpoints) == 1:
-		return c.endpoints[0]
+	case len(m.endpoints) == 1:
+		return m.endpoints[0]
 	case len(tried) > 0:
-		if e := c.pickUntried(tried); e != nil {
+		if e := c.pickUntried(m, tried); e != nil {
 			return e
 		}
 	}
 	switch c.policy {
 	case RoundRobin:
-		return c.endpoints[c.at(c.next())]
+		return m.endpoints[m.at(c.next(m))]
 	case Random:
-		return c.endpoints[c.at(rand.Uint64N(c.total))]
+		return m.endpoints[m.at(rand.Uint64N(m.total))]
 	}
-	i := c.at(rand.Uint64N(c.total))
-	a := c.endpoints[i]
+	i := m.at(rand.Uint64N(m.total))
+	a := m.endpoints[i]
 	// The second draw is among all others.
 	share, start := uint64(1), uint64(i)
-	if c.edges != nil {
-		share, start = a.weight, c.edges[i]-a.weight
+	if m.edges != nil {
+		share, start = a.weight, m.edges[i]-a.weight
 	}
-	r := rand.Uint64N(c.total - share)
+	r := rand.Uint64N(m.total - share)
 	if r >= start {
 		r += share
 	}
-	return lighter(a, c.endpoints[c.at(r)])
+	return lighter(a, m.endpoints[m.at(r)])
 }
 
 // next is the position of the next turn.
-func (c *Cluster) next() uint64 { return (c.turn.Add(1) % c.total) * c.step % c.total }
+func (c *Cluster) next(m *members) uint64 { return (c.turn.Add(1) % m.total) * m.step % m.total }
 
 // at is the endpoint that holds the r-th unit of weight.
-func (c *Cluster) at(r uint64) int {
-	if c.edges == nil {
+func (m *members) at(r uint64) int {
+	if m.edges == nil {
 		return int(r)
 	}
-	i, _ := slices.BinarySearch(c.edges, r+1)
+	i, _ := slices.BinarySearch(m.edges, r+1)
 	return i
 }
 
@@ -120,26 +135,26 @@ func lighter(a, b *Endpoint) *Endpoint {
 }
 
 // pickUntried is Pick among the endpoints that are not in tried; nil if there is none.
-func (c *Cluster) pickUntried(tried []*Endpoint) *Endpoint {
+func (c *Cluster) pickUntried(m *members, tried []*Endpoint) *Endpoint {
 	if c.policy == RoundRobin {
-		for range len(c.endpoints) {
-			if e := c.endpoints[c.at(c.next())]; !among(tried, e) {
+		for range len(m.endpoints) {
+			if e := m.endpoints[m.at(c.next(m))]; !among(tried, e) {
 				return e
 			}
 		}
 	}
-	a := c.drawUntried(tried)
+	a := m.drawUntried(tried)
 	if a == nil || c.policy != LeastRequest {
 		return a
 	}
-	return lighter(a, c.drawUntried(tried))
+	return lighter(a, m.drawUntried(tried))
 }
 
 // drawUntried draws one endpoint by weight among those not in tried; nil if there is none.
-func (c *Cluster) drawUntried(tried []*Endpoint) *Endpoint {
+func (m *members) drawUntried(tried []*Endpoint) *Endpoint {
 	var drawn *Endpoint
 	var sum uint64
-	for _, e := range c.endpoints {
+	for _, e := range m.endpoints {
 		if among(tried, e) {
 			continue
 		}

@@ -14,13 +14,12 @@ type Cluster struct {
 	name        string
 	destination *proxy.Destination
 	policy      Policy
-	endpoints   []*Endpoint
-	// edges are the running sums of the weights, nil where all weights are equal; total is their sum (or the number).
-	edges []uint64
-	total uint64
-	// step is coprime to total; turn*step mod total visits every unit of weight once a round.
-	step uint64
-	turn atomic.Uint64
+	members     atomic.Pointer[members]
+	turn        atomic.Uint64
+	// original is set of a cluster whose calls go where they were made to; pending is closed once its names were looked up,
+	// nil where it has none.
+	original *originals
+	pending  <-chan struct{}
 }
 
 // Name is Spec.Name.
@@ -30,7 +29,33 @@ func (c *Cluster) Name() string { return c.name }
 func (c *Cluster) Destination() *proxy.Destination { return c.destination }
 
 // Endpoints are the cluster's endpoints in the order of the Spec. The caller must not change the slice.
-func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
+func (c *Cluster) Endpoints() []*Endpoint { return c.members.Load().endpoints }
+
+// PickFor is Pick for a call that was made to an address (the zero value: to none that counts): an Original cluster sends it
+// there and nowhere else.
+func (c *Cluster) PickFor(to netip.AddrPort, tried []*Endpoint) *Endpoint {
+	if c.original == nil {
+		return c.Pick(tried)
+	}
+	if e := c.original.at(to); e != nil {
+		return e
+	}
+	return c.Pick(tried)
+}
+
+// Await waits until the names of a cluster were looked up for the first time. It reports whether there was anything to wait
+// for; false too when ctx ended.
+func (c *Cluster) Await(ctx context.Context) bool {
+	if c.pending == nil {
+		return false
+	}
+	select {
+	case <-c.pending:
+	case <-ctx.Done():
+		return false
+	}
+	return len(c.Endpoints()) > 0
+}
 
 // Endpoint is one address of a cluster. Safe for concurrent use.
 type Endpoint struct {
@@ -84,6 +109,12 @@ func (e *Endpoint) AcquireChecked(ctx context.Context, deadline time.Time) (*Con
 func (e *Endpoint) Dial(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
 	e.pool.active.Add(1)
 	return e.pool.dial(ctx, deadline, e.timeout)
+}
+
+// DialStream is Dial for a TCP stream: it offers Spec.StreamALPN where there is one.
+func (e *Endpoint) DialStream(ctx context.Context, deadline time.Time) (*Conn, *proxy.Failure) {
+	e.pool.active.Add(1)
+	return e.pool.dialLine(ctx, deadline, e.timeout, e.pool.stream)
 }
 
 // Stats is a moment's view of an endpoint, for the admin page.

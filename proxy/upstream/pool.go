@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ type pool struct {
 	opts    *Options
 	cluster string
 	line    *line
+	stream  *line // for TCP streams; line itself where nothing is different
 
 	active             atomic.Int64
 	connects, failures atomic.Uint64
@@ -31,9 +33,19 @@ type pool struct {
 }
 
 func newPool(src certs.Source, opts *Options, spec *Spec, t *Target) *pool {
-	p := &pool{opts: opts, cluster: spec.Name, line: newLine(t.Address, spec.Local)}
-	if t.MTLS {
-		p.line.tls = clientTLS(src, spec, t)
+	local := spec.Local
+	if at, err := netip.ParseAddrPort(t.Address); err == nil && spec.Local6.IsValid() && at.Addr().Unmap().Is6() {
+		local = spec.Local6
+	}
+	p := &pool{opts: opts, cluster: spec.Name, line: newLine(t.Address, local)}
+	p.stream = p.line
+	if !t.MTLS {
+		return p
+	}
+	p.line.tls = clientTLS(src, spec, t, spec.ALPN)
+	if spec.StreamALPN != "" && spec.StreamALPN != spec.ALPN {
+		p.stream = newLine(t.Address, local)
+		p.stream.tls = clientTLS(src, spec, t, spec.StreamALPN)
 	}
 	return p
 }
@@ -112,7 +124,11 @@ func (p *pool) sweep(now time.Time) {
 
 // dial makes a connection for an exchange that active counts already.
 func (p *pool) dial(ctx context.Context, deadline time.Time, timeout time.Duration) (*Conn, *proxy.Failure) {
-	c, f := p.line.open(ctx, deadline, timeout)
+	return p.dialLine(ctx, deadline, timeout, p.line)
+}
+
+func (p *pool) dialLine(ctx context.Context, deadline time.Time, timeout time.Duration, l *line) (*Conn, *proxy.Failure) {
+	c, f := l.open(ctx, deadline, timeout)
 	if f != nil {
 		p.active.Add(-1)
 		p.failures.Add(1)

@@ -282,7 +282,7 @@ func TestReuseDoesNotAllocate(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			_, e := make(t, Options{})
 			acquire(t, e).Release()
-			c := &Cluster{endpoints: []*Endpoint{e, e, e}, total: 3, step: 1}
+			c := newCluster(&Spec{}, []*Endpoint{e, e, e})
 			ctx := context.Background()
 			stale := e.pool.idle[0]
 			if n := testing.AllocsPerRun(200, func() {

@@ -27,6 +27,9 @@ type Options struct {
 	MaxAge time.Duration
 	// MaxIdlePerEndpoint bounds the idle connections kept to one endpoint; 0 means 512.
 	MaxIdlePerEndpoint int
+	// Lookup finds the addresses of a name and how long they are good for (0: unknown); nil asks the servers of
+	// /etc/resolv.conf.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error)
 }
 
 // Set owns all pools of one sidecar. Safe for concurrent use.
@@ -34,9 +37,13 @@ type Set struct {
 	src  certs.Source
 	opts Options
 
-	mu     sync.Mutex // guards pools and closed; never taken on the request path
-	pools  map[string]*pool
-	closed bool
+	names resolver
+
+	mu        sync.Mutex // guards what follows; never taken on the request path
+	pools     map[string]*pool
+	originals map[string]*originals
+	dynamic   []*dynamic // the clusters of the last Update whose names are resolved
+	closed    bool
 }
 
 // NewSet builds an empty set that dials with the certificates of src.
@@ -50,7 +57,10 @@ func NewSet(src certs.Source, opts Options) *Set {
 	if opts.MaxIdlePerEndpoint <= 0 {
 		opts.MaxIdlePerEndpoint = defaultMaxIdle
 	}
-	return &Set{src: src, opts: opts, pools: map[string]*pool{}}
+	if opts.Lookup == nil {
+		opts.Lookup = lookup
+	}
+	return &Set{src: src, opts: opts, pools: map[string]*pool{}, originals: map[string]*originals{}, names: newResolver()}
 }
 
 // Update replaces the configuration and returns its clusters by name. Pools whose target, TLS and local address are
@@ -59,17 +69,20 @@ func NewSet(src certs.Source, opts Options) *Set {
 func (s *Set) Update(specs []Spec) map[string]*Cluster {
 	s.mu.Lock()
 	next := make(map[string]*pool, len(s.pools))
+	kept := map[string]*originals{}
 	clusters := make(map[string]*Cluster, len(specs))
+	s.dynamic = nil
 	for i := range specs {
-		clusters[specs[i].Name] = s.cluster(&specs[i], next)
+		clusters[specs[i].Name] = s.cluster(&specs[i], next, kept)
 	}
-	var gone []*pool
-	for key, p := range s.pools {
-		if next[key] != p {
-			gone = append(gone, p)
+	gone := s.replace(next)
+	for key, o := range s.originals {
+		if kept[key] != o {
+			gone = append(gone, o.end()...)
 		}
 	}
-	s.pools = next
+	s.originals = kept
+	s.retainNames()
 	s.mu.Unlock()
 	for _, p := range gone {
 		p.drain()
@@ -77,15 +90,34 @@ func (s *Set) Update(specs []Spec) map[string]*Cluster {
 	return clusters
 }
 
-// cluster builds one cluster and enters its pools, kept or new, into next. s.mu is held.
-func (s *Set) cluster(spec *Spec, next map[string]*pool) *Cluster {
-	timeout := spec.ConnectTimeout
-	if timeout <= 0 {
-		timeout = DefaultConnectTimeout
+// replace puts the pools of a configuration in place and lists those that it does not name. s.mu is held.
+func (s *Set) replace(next map[string]*pool) (gone []*pool) {
+	for key, p := range s.pools {
+		if next[key] != p {
+			gone = append(gone, p)
+		}
 	}
-	endpoints := make([]*Endpoint, len(spec.Targets))
-	for i := range spec.Targets {
-		t := &spec.Targets[i]
+	s.pools = next
+	return gone
+}
+
+// cluster builds one cluster and enters its pools, kept or new, into next. s.mu is held.
+func (s *Set) cluster(spec *Spec, next map[string]*pool, kept map[string]*originals) *Cluster {
+	if spec.Resolve {
+		return s.resolved(spec, next)
+	}
+	c := newCluster(spec, s.endpoints(spec, spec.Targets, next))
+	if spec.Original {
+		c.original = s.original(spec, c.Endpoints(), kept)
+	}
+	return c
+}
+
+// endpoints are those of targets whose addresses are IP addresses. s.mu is held.
+func (s *Set) endpoints(spec *Spec, targets []Target, next map[string]*pool) []*Endpoint {
+	endpoints := make([]*Endpoint, len(targets))
+	for i := range targets {
+		t := &targets[i]
 		key := poolKey(spec, t)
 		p := next[key]
 		if p == nil {
@@ -96,12 +128,20 @@ func (s *Set) cluster(spec *Spec, next map[string]*pool) *Cluster {
 			p.draining = s.closed
 		}
 		next[key] = p
-		endpoints[i] = &Endpoint{pool: p, timeout: timeout, weight: uint64(max(t.Weight, 1)), party: t.Party, zone: t.Zone}
-		if t.Party == nil {
-			endpoints[i].party = &proxy.Party{}
-		}
+		endpoints[i] = newEndpoint(spec, t, p)
 	}
-	return newCluster(spec, endpoints)
+	return endpoints
+}
+
+func newEndpoint(spec *Spec, t *Target, p *pool) *Endpoint {
+	e := &Endpoint{pool: p, timeout: spec.ConnectTimeout, weight: uint64(max(t.Weight, 1)), party: t.Party, zone: t.Zone}
+	if e.timeout <= 0 {
+		e.timeout = DefaultConnectTimeout
+	}
+	if t.Party == nil {
+		e.party = &proxy.Party{}
+	}
+	return e
 }
 
 // poolKey names what a connection depends on: two targets of equal keys may share connections.
@@ -114,9 +154,11 @@ func poolKey(spec *Spec, t *Target) string {
 	put(spec.Name)
 	put(t.Address)
 	put(spec.Local.String())
+	put(spec.Local6.String())
 	if t.MTLS {
 		put("mtls")
 		put(spec.ALPN)
+		put(spec.StreamALPN)
 		put(spec.SNI)
 		for _, id := range t.Expect {
 			put(id.String())
@@ -130,6 +172,9 @@ func poolKey(spec *Spec, t *Target) string {
 func (s *Set) Run(ctx context.Context) error {
 	tick := time.NewTicker(min(max(s.opts.IdleTimeout/4, 10*time.Millisecond), 30*time.Second))
 	defer tick.Stop()
+	var resolving sync.WaitGroup
+	defer resolving.Wait()
+	resolving.Go(func() { s.resolve(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,6 +197,9 @@ func (s *Set) all() []*pool {
 	out := make([]*pool, 0, len(s.pools))
 	for _, p := range s.pools {
 		out = append(out, p)
+	}
+	for _, o := range s.originals {
+		out = append(out, o.all()...)
 	}
 	return out
 }

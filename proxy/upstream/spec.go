@@ -42,7 +42,7 @@ const DefaultConnectTimeout = 10 * time.Second
 
 // Target is one endpoint of a cluster as configuration names it.
 type Target struct {
-	// Address is IP:port or unix:///path.
+	// Address is IP:port or unix:///path; with Spec.Resolve it may be NAME:port.
 	Address string
 	// Weight is the endpoint's share; 0 counts as 1.
 	Weight uint32
@@ -64,11 +64,22 @@ type Spec struct {
 	Policy  Policy
 	// ConnectTimeout bounds TCP connect and TLS handshake together; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
-	// ALPN and SNI are what the client offers on mTLS endpoints; "" offers none.
-	ALPN, SNI string
+	// ALPN and SNI are what the client offers on mTLS endpoints; "" offers none. StreamALPN is offered in place of ALPN for a
+	// TCP stream, where it is not "": a port that is both has to say which it is.
+	ALPN, StreamALPN, SNI string
 	// Local is the address connections are made from; the zero value leaves it to the kernel. It is not used for Unix
 	// sockets and for targets of the other address family.
 	Local netip.Addr
+	// Local6 is Local for targets of IPv6, where it is set.
+	Local6 netip.Addr
+	// Original says that a call goes to the address that it was made to, if that is a target. Without targets it goes there
+	// whatever the address, as Template has it; with targets, and a call made to none of them, it is balanced.
+	Original bool
+	// Template is what holds for every address of an Original cluster without targets; its Address is not read.
+	Template Target
+	// Resolve says that targets' names are resolved, and resolved again as their records expire. What was answered last goes on
+	// while no answer comes.
+	Resolve bool
 	// Destination is what metrics say of the service; nil is rendered as unknown.
 	Destination *proxy.Destination
 }

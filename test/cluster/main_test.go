@@ -84,8 +84,31 @@ func script(ctx context.Context, name string) error {
 	return c.Run()
 }
 
-// images puts what the pods run into a folder: the tests' application.
+// images puts what the pods run into a folder: Signet's images and the tests' application. It leaves bin/signet as well.
 func images(ctx context.Context, dir string) error {
+	for _, target := range []string{"build", "images"} {
+		c := exec.CommandContext(ctx, "make", "-s", "-C", "../..", target)
+		c.Stdout, c.Stderr = os.Stderr, os.Stderr
+		if err := c.Run(); err != nil {
+			return fmt.Errorf("make %s: %w", target, err)
+		}
+	}
+	archives, err := filepath.Glob("../../bin/images/*.tar")
+	if err != nil || len(archives) == 0 {
+		return fmt.Errorf("make images left no archives in bin/images: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, a := range archives {
+		b, err := os.ReadFile(a)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(a)), b, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	bin := filepath.Join(os.TempDir(), fmt.Sprintf("signet-cluster-app-%d", os.Getpid()))
 	defer os.Remove(bin)
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./app")

@@ -76,6 +76,7 @@ var floors = []row{
 	{"cmd/internal/compile", "5a", ""},
 	{"cmd/internal/supervise", "5a", "keeps child processes; knows no column, is used by up and cli"},
 	{"cmd/internal/explain", "5b", ""},
+	{"cmd/internal/install", "5b", "puts the objects of the chart into a cluster and takes them out again"},
 	{"cmd/internal/node", "5c", "answers what explain asks of a running sidecar"},
 	{"cmd/internal/plane", "5b", ""},
 	{"cmd/internal/cluster", "5d", "the control plane of a Kubernetes cluster: plane's parts fed by kube's rooms"},

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -128,8 +129,11 @@ func (c *compiler) cluster(s *mesh.Service, i int, subset string, labels map[str
 	}
 	spec := upstream.Spec{Name: ClusterName(port.Number, subset, s.Host), Policy: lb, ConnectTimeout: c.connectTimeout(p),
 		ALPN: alpnTCP, SNI: sniOf(port.Number, subset, s.Host), Destination: c.destination(s)}
-	if port.Protocol == mesh.HTTP {
+	switch port.Protocol {
+	case mesh.HTTP:
 		spec.ALPN = alpnHTTP
+	case mesh.Detect:
+		spec.ALPN, spec.StreamALPN = alpnHTTP, alpnTCP
 	}
 	if sni := p.tls.GetSni(); sni != "" {
 		spec.SNI = sni
@@ -153,12 +157,41 @@ func (c *compiler) cluster(s *mesh.Service, i int, subset string, labels map[str
 			spec.Targets = append(spec.Targets, t)
 		}
 	}
+	if err := c.resolution(&spec, s, i, p.tls, named); err != nil {
+		return err
+	}
 	if subset != "" && len(spec.Targets) == 0 {
 		c.warn("subset %q of %s port %d has no endpoint", subset, s.Host, port.Number)
 	}
 	spec.Local = c.local(spec.Targets)
 	c.specs[spec.Name] = spec
 	return nil
+}
+
+// resolution says how the endpoints of a port are found where they are not just listed.
+func (c *compiler) resolution(spec *upstream.Spec, s *mesh.Service, i int, tls *networking.ClientTLSSettings, named []identity.ID) (err error) {
+	switch s.Resolution {
+	case mesh.Original:
+		// A headless Service without endpoints has nowhere to go; it must not become the address that was called.
+		spec.Original = !s.Kubernetes || len(spec.Targets) > 0
+		spec.Template, err = c.target(&mesh.Endpoint{}, tls, named, false)
+	case mesh.ByDNS:
+		spec.Resolve = true
+		if i < len(s.Endpoints) && len(s.Endpoints[i]) > 0 {
+			return nil // whatever the subset, they are there
+		}
+		if strings.Contains(s.Host, "*") {
+			c.warn("%s: resolution DNS needs a host without a wildcard, or endpoints", s.Host)
+			return nil
+		}
+		e := mesh.Endpoint{Address: s.Host + ":" + strconv.FormatUint(uint64(cmp.Or(s.Ports[i].Target, s.Ports[i].Number)), 10)}
+		t, err := c.target(&e, tls, named, false)
+		if err != nil {
+			return err
+		}
+		spec.Targets = append(spec.Targets, t)
+	}
+	return err
 }
 
 // identities reads subjectAltNames. One that is not a SPIFFE ID can't be proven here: it expects less, never more.
@@ -209,6 +242,9 @@ func (c *compiler) target(e *mesh.Endpoint, tls *networking.ClientTLSSettings, n
 // local is the address that a cluster is dialled from: the workload's, unless that is loopback and a target is not.
 func (c *compiler) local(targets []upstream.Target) netip.Addr {
 	own := c.view.Self.Address
+	if c.view.Self.Pod { // the kernel knows, and picks by family
+		return netip.Addr{}
+	}
 	if !own.IsLoopback() {
 		return own
 	}

@@ -46,9 +46,11 @@ func (c *compiler) targets(namespace string, t *policy.TargetRef, port uint16) b
 	switch t.Kind {
 	case mesh.KindWorkloadEntry:
 		return namespace == self.Namespace && t.Name == self.Name
-	case mesh.KindServiceEntry:
+	case mesh.KindPod:
+		return self.Pod && namespace == self.Namespace && t.Name == self.Name
+	case mesh.KindServiceEntry, mesh.KindService:
 		return slices.ContainsFunc(c.view.Served, func(s *mesh.Service) bool {
-			return s.Namespace == namespace && s.Name == t.Name && serves(s, workloadKey(self), port)
+			return s.Namespace == namespace && s.Name == t.Name && s.Kubernetes == (t.Kind == mesh.KindService) && serves(s, workloadKey(self), port)
 		})
 	}
 	return false

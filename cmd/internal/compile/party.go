@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/signet-mesh/signet/identity"
@@ -16,6 +17,7 @@ type Parties struct {
 	byPlace    map[place]*proxy.Party  // nil value: several workloads
 	byID       map[identity.ID]*proxy.Party
 	unknown    *proxy.Party
+	same       map[proxy.Party]*proxy.Party // used while it is compiled
 }
 
 type place struct {
@@ -41,23 +43,34 @@ func newParties(self *mesh.Workload, peers []*mesh.Workload) *Parties {
 }
 
 func (p *Parties) add(w *mesh.Workload) *proxy.Party {
-	party := partyOf(w)
+	party := p.one(*partyOf(w))
 	p.byWorkload[workloadKey(w)] = party
 	if w.ID.IsZero() {
 		return party
 	}
 	at := place{w.ID, w.Address.Unmap()}
-	if _, twice := p.byPlace[at]; twice {
+	if have, twice := p.byPlace[at]; twice && have != party {
 		p.byPlace[at] = nil
 	} else {
 		p.byPlace[at] = party
 	}
-	if _, twice := p.byID[w.ID]; twice {
+	if have, twice := p.byID[w.ID]; twice && have != party {
 		p.byID[w.ID] = nil
 	} else {
 		p.byID[w.ID] = party
 	}
 	return party
+}
+
+// one is the value that stands for all workloads of which metrics say the same: the pods of one Deployment.
+func (p *Parties) one(party proxy.Party) *proxy.Party {
+	if p.same == nil {
+		p.same = map[proxy.Party]*proxy.Party{}
+	}
+	if p.same[party] == nil {
+		p.same[party] = &party
+	}
+	return p.same[party]
 }
 
 func workloadKey(w *mesh.Workload) string { return w.Namespace + "/" + w.Name }
@@ -82,9 +95,10 @@ func (p *Parties) Source(peer identity.Peer, addr netip.Addr) *proxy.Party {
 
 // partyOf reads the labels that Istio's metrics read; the canonical service and revision by Istio's precedence.
 func partyOf(w *mesh.Workload) *proxy.Party {
-	p := &proxy.Party{Workload: w.Name, Namespace: w.Namespace, Principal: w.ID.String(),
+	name := cmp.Or(w.Owner, w.Name) // of a pod its Deployment: series don't come and go with pods
+	p := &proxy.Party{Workload: name, Namespace: w.Namespace, Principal: w.ID.String(),
 		App: w.Labels["app"], Version: w.Labels["version"]}
-	p.CanonicalService = first(w.Labels, w.Name, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+	p.CanonicalService = first(w.Labels, name, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 	p.CanonicalRevision = first(w.Labels, "latest", "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 	return p
 }

@@ -47,13 +47,19 @@ func (c *compiler) table(seen imports, port uint16) (*route.Table, error) {
 func (c *compiler) host(s *mesh.Service, i int) (*route.VirtualHost, error) {
 	p := s.Ports[i]
 	v := &route.VirtualHost{Host: s.Host, Port: uint16(p.Number), HTTP: p.Protocol == mesh.HTTP, Service: c.destination(s)}
-	if !v.HTTP {
+	if p.Protocol == mesh.Detect && c.view.Self.Pod { // an HTTP proxy's clients say by CONNECT what it is not
+		v.HTTP, v.Detect = true, true
+	}
+	if !v.HTTP || v.Detect {
 		var err error
-		v.Tunnel, err = c.tcpRoute(s, v.Port)
-		return v, err
+		if v.Tunnel, err = c.tcpRoute(s, v.Port); err != nil || !v.HTTP {
+			return v, err
+		}
 	}
 	direct := []route.Weighted{{Cluster: ClusterName(p.Number, "", s.Host)}}
-	v.Tunnel = direct
+	if !v.Detect {
+		v.Tunnel = direct
+	}
 	if vs := c.virtualService(s.Host); vs != nil {
 		var err error
 		if v.Routes, err = c.routes(vs, v.Port); err != nil {

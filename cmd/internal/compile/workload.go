@@ -42,6 +42,9 @@ type Workload struct {
 	RouteLimits map[*route.Route]*limit.Set
 	Parties     *Parties
 	Reserved    *Reserved
+	// Capture is what the sidecar of a pod runs by, nil for a workload whose listeners bind real ports. Inbound and Outbound then
+	// say what is done with captured calls, and bind nothing.
+	Capture *Capture
 	// Warnings say what dangles: references to services or subsets that don't exist.
 	Warnings []string
 }
@@ -70,9 +73,9 @@ func (m Mode) String() string {
 // Inbound is one listener that accepts for the workload (Sidecar.ingress).
 type Inbound struct {
 	Bind netip.AddrPort
-	// HTTP is false for a port that is carried as TCP.
-	HTTP bool
-	Mode Mode
+	// HTTP is false for a port that is carried as TCP. With Detect the first bytes of a connection say whether it is HTTP.
+	HTTP, Detect bool
+	Mode         Mode
 	// StrictBy names the PeerAuthentication that makes the port STRICT, nil if the port is not.
 	StrictBy *authz.RuleRef
 	// Cluster is inbound|PORT||, whose one target is the program.
@@ -91,6 +94,7 @@ const (
 	HTTPProxy Kind = iota // absolute-form and CONNECT; any port of the mesh
 	HTTP                  // origin-form; hosts of one port
 	TCP                   // one service
+	Captured              // whatever was called: the original destination decides
 )
 
 // String is the protocol as a Sidecar writes it.
@@ -100,6 +104,8 @@ func (k Kind) String() string {
 		return "HTTP_PROXY"
 	case HTTP:
 		return "HTTP"
+	case Captured:
+		return "CAPTURED"
 	}
 	return "TCP"
 }
@@ -118,7 +124,7 @@ type Outbound struct {
 
 // DefaultPort is the port that an authority without one means on this listener.
 func (o *Outbound) DefaultPort() uint16 {
-	if o.Kind == HTTPProxy {
+	if o.Kind == HTTPProxy || o.Kind == Captured {
 		return 80
 	}
 	return o.Bind.Port()
@@ -146,14 +152,8 @@ func Compile(v *mesh.View, parts Parts) (*Workload, error) {
 	if w.Tokens, err = c.tokens(); err != nil {
 		return fail(err)
 	}
-	if w.Inbound, err = c.inbound(); err != nil {
+	if err := c.listeners(w); err != nil {
 		return fail(err)
-	}
-	if w.Outbound, err = c.outbound(); err != nil {
-		return fail(err)
-	}
-	if err := distinct(w); err != nil {
-		return fail(c.ofSidecar(err))
 	}
 	w.RouteLimits = c.limited
 	w.Clusters, w.Warnings = c.finish()
@@ -161,9 +161,23 @@ func Compile(v *mesh.View, parts Parts) (*Workload, error) {
 	return w, nil
 }
 
+// listeners makes what takes calls: of a pod by where they were made to, else by the sockets that a Sidecar names.
+func (c *compiler) listeners(w *Workload) (err error) {
+	if c.view.Self.Pod {
+		return c.capture(w)
+	}
+	if w.Inbound, err = c.inbound(); err != nil {
+		return err
+	}
+	if w.Outbound, err = c.outbound(); err != nil {
+		return err
+	}
+	return c.ofSidecar(distinct(w))
+}
+
 // ofSidecar blames the Sidecar, where there is one.
 func (c *compiler) ofSidecar(err error) error {
-	if c.view.Sidecar == nil {
+	if c.view.Sidecar == nil || err == nil {
 		return err
 	}
 	return of(&c.view.Sidecar.Meta, "spec", err)

@@ -86,6 +86,9 @@ type At struct {
 	Judge    judge.Judge
 	// Ask says which authorities may be asked; nil for all.
 	Ask func(*authz.Custom) bool
+	// Demand asks for a host that the sidecar does not hold because its program never called it, and returns the workload as it
+	// runs then. nil: it holds all that it may see.
+	Demand func(ctx context.Context, host string) *At
 	// Live says that it runs, so that limits have a state and remote key sets their keys.
 	Live bool
 	// remoteKeys says that a RequestAuthentication names keys that are not fetched for files.

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The paths that a sidecar's admin socket answers: a Question for a Reply by POST, and the last denials, a list of Denial.
@@ -42,6 +44,9 @@ func Handler(at func() *At) http.Handler {
 			return
 		}
 		a := at()
+		if a != nil && a.Demand != nil && q.Host != "" && q.From == nameOf(a.Workload) && !q.Forwarded {
+			a = a.Demand(r.Context(), q.Host)
+		}
 		if a == nil {
 			http.Error(w, "the sidecar has no configuration yet", http.StatusServiceUnavailable)
 			return
@@ -68,37 +73,81 @@ func escapeGlob(s string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
 }
 
+// maxAsked is how many sidecars are asked at once.
+const maxAsked = 16
+
+// Target is one sidecar's admin API.
+type Target struct {
+	// Name is what messages call it: its socket, or its pod.
+	Name   string
+	Client *http.Client
+}
+
 // Live asks running sidecars.
 type Live struct {
-	sockets []string
-	clients map[string]*http.Client // by socket
-	byName  map[string]string       // socket by NAMESPACE/NAME
+	targets []*Target          // all that were given, by name
+	answer  []*Target          // those that said whose they are
+	byName  map[string]*Target // by NAMESPACE/NAME
+	ids     map[string]string  // SPIFFE ID by NAMESPACE/NAME
 	failed  []string
+	bare    map[string]bool // workloads that are known to have no sidecar
+	what    string          // what the targets are
 }
 
 // Connect asks each socket whose it is. Those that don't answer are left out; an error says that none does.
 func Connect(ctx context.Context, sockets []string) (*Live, error) {
-	l := &Live{clients: map[string]*http.Client{}, byName: map[string]string{}}
+	var targets []*Target
 	for _, s := range slices.Compact(slices.Sorted(slices.Values(sockets))) {
-		l.clients[s] = client(s)
-		name, err := l.whose(ctx, s)
-		if err != nil {
-			l.failed = append(l.failed, fmt.Sprintf("%s: %v", s, err))
-			continue
-		}
-		l.byName[name] = s
-		l.sockets = append(l.sockets, s)
+		targets = append(targets, &Target{s, client(s)})
 	}
-	if len(l.sockets) == 0 {
-		return nil, errors.New(cmp.Or(strings.Join(l.failed, "\n  "), "there is no admin socket"))
+	return connect(ctx, targets, "admin socket")
+}
+
+// ConnectPods is Connect for the sidecars of pods. bare are NAMESPACE/POD of those that are known to have none.
+func ConnectPods(ctx context.Context, targets []*Target, bare ...string) (*Live, error) {
+	l, err := connect(ctx, targets, "pod")
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range bare {
+		l.bare[b] = true
 	}
 	return l, nil
 }
 
+func connect(ctx context.Context, targets []*Target, what string) (*Live, error) {
+	l := &Live{targets: targets, byName: map[string]*Target{}, ids: map[string]string{}, bare: map[string]bool{}, what: what}
+	names, ids, errs := make([]string, len(targets)), make([]string, len(targets)), make([]error, len(targets))
+	each(targets, func(i int, t *Target) { names[i], ids[i], errs[i] = t.whose(ctx) })
+	for i, t := range targets {
+		if errs[i] != nil {
+			l.failed = append(l.failed, fmt.Sprintf("%s: %v", t.Name, errs[i]))
+			continue
+		}
+		l.byName[names[i]], l.ids[names[i]] = t, ids[i]
+		l.answer = append(l.answer, t)
+	}
+	if len(l.answer) == 0 {
+		l.Close()
+		return nil, errors.New(cmp.Or(strings.Join(l.failed, "\n  "), "there is no "+what))
+	}
+	return l, nil
+}
+
+// each does something with every target, some at a time, and returns when all is done.
+func each(targets []*Target, do func(i int, t *Target)) {
+	var g errgroup.Group
+	g.SetLimit(maxAsked)
+	for i, t := range targets {
+		g.Go(func() error { do(i, t); return nil })
+	}
+	_ = g.Wait() // none fails
+}
+
 // Close ends idle connections.
 func (l *Live) Close() {
-	for _, c := range l.clients {
-		c.CloseIdleConnections()
+	for _, t := range l.targets {
+		t.Client.CloseIdleConnections()
 	}
 }
 
@@ -112,21 +161,22 @@ func client(socket string) *http.Client {
 	}}
 }
 
-func (l *Live) whose(ctx context.Context, socket string) (string, error) {
+func (t *Target) whose(ctx context.Context) (name, id string, err error) {
 	var status struct {
-		Workload struct{ Name, Namespace string }
+		Workload struct{ Name, Namespace, SPIFFEID string }
 	}
-	if err := l.call(ctx, socket, http.MethodGet, "/status", nil, &status); err != nil {
-		return "", err
+	if err := t.Call(ctx, http.MethodGet, "/status", nil, &status); err != nil {
+		return "", "", err
 	}
-	if status.Workload.Name == "" {
-		return "", errors.New("it is not ready yet")
+	w := status.Workload
+	if w.Name == "" {
+		return "", "", errors.New("it is not ready yet")
 	}
-	return status.Workload.Namespace + "/" + status.Workload.Name, nil
+	return w.Namespace + "/" + w.Name, w.SPIFFEID, nil
 }
 
-// call does one exchange with a socket.
-func (l *Live) call(ctx context.Context, socket, method, path string, ask, answer any) error {
+// Call does one exchange of JSON with a target. ask is nil for none.
+func (t *Target) Call(ctx context.Context, method, path string, ask, answer any) error {
 	var body io.Reader
 	if ask != nil {
 		b, err := json.Marshal(ask)
@@ -139,7 +189,7 @@ func (l *Live) call(ctx context.Context, socket, method, path string, ask, answe
 	if err != nil {
 		return err
 	}
-	resp, err := l.clients[socket].Do(r)
+	resp, err := t.Client.Do(r)
 	if err != nil {
 		return err
 	}
@@ -149,7 +199,7 @@ func (l *Live) call(ctx context.Context, socket, method, path string, ask, answe
 	case err != nil:
 		return err
 	case len(data) > maxReply:
-		return fmt.Errorf("%s: the answer has more than %d bytes", socket, maxReply)
+		return fmt.Errorf("%s: the answer has more than %d bytes", t.Name, maxReply)
 	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s answers %s: %.200s", path, resp.Status, bytes.TrimSpace(data))
 	}
@@ -158,26 +208,63 @@ func (l *Live) call(ctx context.Context, socket, method, path string, ask, answe
 
 // Why answers a question by the sidecars of caller and server. What no sidecar here can say is left out, with a note.
 func (l *Live) Why(ctx context.Context, q *Question) (*Answer, error) {
+	var served string // the host that the server's port serves, once it was asked
 	return assemble(ctx, q, func(ctx context.Context, workload string, q *Question) (Reply, error) {
-		var out Reply
-		socket := l.byName[workload]
-		if socket == "" {
-			return out, fmt.Errorf("%w: no admin socket here is %s's", errAway, workload)
+		out, err := l.ask(ctx, workload, q)
+		if err != nil {
+			return out, err
 		}
-		return out, l.call(ctx, socket, http.MethodPost, WhyPath, q, &out)
+		if out.Server != nil {
+			served = out.Server.Service
+		}
+		if r := out.Route; r != nil && r.Outcome == outcomeUnknown && q.Host == "" && served != "" {
+			// The caller's sidecar may not hold the service, because nothing called it yet: its name makes it ask for it.
+			named := *q
+			named.Host = served
+			if _, err := l.ask(ctx, workload, &named); err != nil {
+				return out, err
+			}
+			return l.ask(ctx, workload, q)
+		}
+		return out, nil
 	})
+}
+
+func (l *Live) ask(ctx context.Context, workload string, q *Question) (out Reply, err error) {
+	if l.bare[workload] {
+		return out, fmt.Errorf("%s %w", workload, errNoSidecar)
+	}
+	t := l.byName[workload]
+	if t == nil {
+		return out, fmt.Errorf("%w: no %s here is %s's", errAway, l.what, workload)
+	}
+	return out, t.Call(ctx, http.MethodPost, WhyPath, l.seen(q, workload), &out)
+}
+
+// seen is a question as its server can read it: a server's sidecar need not know the caller's workload, but knows an identity.
+func (l *Live) seen(q *Question, asked string) *Question {
+	out := *q
+	switch {
+	case q.From == asked:
+	case l.bare[q.From]:
+		out.From = Plaintext
+	case l.ids[q.From] != "":
+		out.From = l.ids[q.From]
+	}
+	return &out
 }
 
 // Denials are the last denials of all sidecars, most first, of equals the latest first. away counts the sidecars that did
 // not answer.
 func (l *Live) Denials(ctx context.Context) (all []Denial, away int) {
-	for _, s := range l.sockets {
-		var some []Denial
-		if err := l.call(ctx, s, http.MethodGet, DenialsPath, nil, &some); err != nil {
+	some, errs := make([][]Denial, len(l.answer)), make([]error, len(l.answer))
+	each(l.answer, func(i int, t *Target) { errs[i] = t.Call(ctx, http.MethodGet, DenialsPath, nil, &some[i]) })
+	for i, err := range errs {
+		if err != nil {
 			away++
 			continue
 		}
-		all = append(all, some...)
+		all = append(all, some[i]...)
 	}
 	slices.SortStableFunc(all, func(a, b Denial) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), b.Last.Compare(a.Last), strings.Compare(a.From+a.To+a.By, b.From+b.To+b.By))

@@ -150,7 +150,7 @@ func (r *router) run(q *Question) error {
 
 // lookup finds the host on the HTTP listeners, the proxy first.
 func (r *router) lookup(authority string) *route.VirtualHost {
-	for _, kind := range []compile.Kind{compile.HTTPProxy, compile.HTTP} {
+	for _, kind := range []compile.Kind{compile.HTTPProxy, compile.Captured, compile.HTTP} {
 		for i := range r.w.Outbound {
 			o := &r.w.Outbound[i]
 			if o.Kind != kind {

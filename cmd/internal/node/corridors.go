@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-mesh/signet/cmd/internal/compile"
@@ -49,6 +50,12 @@ type corridors struct {
 	said      string         // the last error of run, which is logged once
 	warned    []string       // the warnings of the configuration that runs
 	inFlight  sync.WaitGroup // every listener's Run
+
+	// A pod's:
+	captor  captor
+	serving sync.WaitGroup // its inbound listeners' Run, which are among inFlight
+	served  bool           // they ended, and don't come back
+	waiting atomic.Int64   // the calls that wait for the control plane
 }
 
 // shown is what Status says of the configuration in force.
@@ -62,7 +69,7 @@ type shown struct {
 func newCorridors(n *Node) *corridors {
 	return &corridors{n: n, in: map[netip.AddrPort]*running[*inbound.Listener]{},
 		out: map[netip.AddrPort]*running[*outbound.Listener]{}, inConfig: map[netip.AddrPort]*inbound.Config{},
-		lingering: map[netip.AddrPort]*lingerer{}, notify: make(chan struct{})}
+		lingering: map[netip.AddrPort]*lingerer{}, notify: make(chan struct{}), captor: newCaptor()}
 }
 
 // apply compiles a view and runs on it. On an error nothing has changed. New sockets are opened before anything is swapped,
@@ -87,7 +94,7 @@ func (c *corridors) run(v *mesh.View) (err error) {
 			parts.abort()
 		}
 	}()
-	w, err := compile.Compile(v, parts)
+	w, err := c.compile(v)
 	if err != nil {
 		return err
 	}
@@ -97,23 +104,27 @@ func (c *corridors) run(v *mesh.View) (err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stopped {
+	if c.stopped || c.served {
 		return errStopped
 	}
 	opened, err := c.open(w)
 	if err != nil {
 		turn := c.turn
 		time.AfterFunc(retryOpen, func() { c.again(v, turn) })
-		return fmt.Errorf("WorkloadEntry %s/%s: %w", w.Self.Namespace, w.Self.Name, err)
+		return fmt.Errorf("workload %s/%s: %w", w.Self.Namespace, w.Self.Name, err)
 	}
 	c.said = ""
 	clusters := c.n.upstreams.Update(w.Clusters)
 	parts.clusters.Store(&clusters)
 	parts.registry.SetStore(store)
 	parts.commit()
-	c.swapInbound(w, clusters, opened)
-	c.swapOutbound(w, clusters, opened)
-	c.judgeLingering(w)
+	if w.Capture != nil {
+		c.swapCaptured(w, clusters, opened)
+	} else {
+		c.swapInbound(w, clusters, opened)
+		c.swapOutbound(w, clusters, opened)
+		c.judgeLingering(w)
+	}
 	if ln := opened[c.metricsAddr(w)]; ln != nil {
 		c.startMetrics(ln, c.metricsAddr(w))
 	}
@@ -124,6 +135,17 @@ func (c *corridors) run(v *mesh.View) (err error) {
 	close(c.notify)
 	c.notify = make(chan struct{})
 	return nil
+}
+
+// compile makes what a view asks for. Whether the mesh knows this workload as a pod must be how it was started: the one without
+// the other would listen where nothing arrives, or nowhere.
+func (c *corridors) compile(v *mesh.View) (*compile.Workload, error) {
+	w, err := compile.Compile(v, c.n.parts)
+	if err == nil && (w.Capture != nil) != (c.n.cfg.Pod != nil) {
+		return nil, fmt.Errorf("workload %s/%s: the control plane takes it for a pod: %t; this sidecar was started in one: %t",
+			w.Self.Namespace, w.Self.Name, w.Capture != nil, c.n.cfg.Pod != nil)
+	}
+	return w, err
 }
 
 // again runs a configuration whose addresses were taken, unless another has come since.
@@ -196,7 +218,10 @@ func (c *corridors) swapOutbound(w *compile.Workload, clusters map[string]*upstr
 
 func inboundConfig(w *compile.Workload, p *compile.Inbound, clusters map[string]*upstream.Cluster) *inbound.Config {
 	protocol := mesh.TCP
-	if p.HTTP {
+	switch {
+	case p.Detect:
+		protocol = mesh.Detect
+	case p.HTTP:
 		protocol = mesh.HTTP
 	}
 	mode := inbound.Strict
@@ -241,6 +266,9 @@ func (c *corridors) retain(w *compile.Workload, clusters map[string]*upstream.Cl
 	for i := range w.Inbound {
 		services = append(services, w.Inbound[i].Service)
 	}
+	if w.Capture != nil {
+		services = append(services, w.Capture.Rest.Service)
+	}
 	c.n.recorder.Retain(w.Parties.All(), services)
 }
 
@@ -284,7 +312,7 @@ func (c *corridors) show(w *compile.Workload) {
 	}
 	slices.Sort(s.inbound)
 	for i := range w.Outbound {
-		if w.Outbound[i].Kind == compile.HTTPProxy && s.outbound == "" {
+		if w.Outbound[i].Kind != compile.HTTP && w.Outbound[i].Kind != compile.TCP && s.outbound == "" {
 			s.outbound = w.Outbound[i].Bind.String()
 		}
 	}
@@ -335,6 +363,7 @@ func (c *corridors) list() map[string][]string {
 
 // stop ends every listener and waits until what is in flight is done.
 func (c *corridors) stop() {
+	c.stopServing()
 	c.mu.Lock()
 	c.stopped = true
 	prune(c.in, nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 )
@@ -26,20 +27,11 @@ func (r *running[T]) end() {
 // open opens every socket that w needs and that is not open yet.
 func (c *corridors) open(w *compile.Workload) (map[netip.AddrPort]net.Listener, error) {
 	opened := map[netip.AddrPort]net.Listener{}
-	need := []netip.AddrPort{}
-	for i := range w.Inbound {
-		if c.in[w.Inbound[i].Bind] == nil {
-			need = append(need, w.Inbound[i].Bind)
-		}
-	}
-	for i := range w.Outbound {
-		if c.out[w.Outbound[i].Bind] == nil {
-			need = append(need, w.Outbound[i].Bind)
-		}
-	}
-	if m := c.metricsAddr(w); c.metrics == nil || c.metrics.addr != m.String() {
-		need = append(need, m)
-	}
+	in, out, metrics := c.needs(w)
+	in = slices.DeleteFunc(in, func(at netip.AddrPort) bool { return c.in[at] != nil })
+	out = slices.DeleteFunc(out, func(at netip.AddrPort) bool { return c.out[at] != nil })
+	metrics = slices.DeleteFunc(metrics, func(at netip.AddrPort) bool { return c.metrics != nil && c.metrics.addr == at.String() })
+	need := slices.Concat(in, out, metrics)
 	for _, addr := range need {
 		ln, err := c.listen(addr)
 		if err != nil {
@@ -66,6 +58,8 @@ func (c *corridors) listen(addr netip.AddrPort) (net.Listener, error) {
 		held = c.out[addr].ln
 	case c.metrics != nil && c.metrics.addr == addr.String():
 		held = c.metrics.ln
+	case c.n.cfg.Pod != nil:
+		return listenCaptured(addr)
 	default:
 		return listen(addr.String())
 	}

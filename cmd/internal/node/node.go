@@ -61,6 +61,8 @@ type Config struct {
 	Log     *slog.Logger
 	// AccessLog takes access log lines.
 	AccessLog io.Writer
+	// Pod is set for the sidecar of a pod of Kubernetes; Token is not asked then.
+	Pod *Pod
 	// OnReady is called after each change of Status that is ready, from one goroutine; nil for none.
 	OnReady func(Status)
 }
@@ -91,6 +93,7 @@ type Node struct {
 	recorder  *telemetry.Recorder
 	parts     *parts
 	admin     *admin.Server
+	pod       *podlife // nil off Kubernetes
 	// life is the context of everything below the listeners; set once by Run.
 	life context.Context
 
@@ -100,18 +103,10 @@ type Node struct {
 	ads       *adsclient.Client
 }
 
-// New reads the token to learn whose sidecar this is, and builds it. Nothing is opened before Run.
+// New reads the token to learn whose sidecar this is, or takes the pod's word, and builds it. Nothing is opened before Run.
 func New(cfg Config) (*Node, error) {
-	text, err := cfg.Token()
-	if err != nil {
-		return nil, err
-	}
-	token, err := attest.ParseToken(text)
-	if err != nil {
-		return nil, fmt.Errorf("reading join token: %w", err)
-	}
-	n := &Node{cfg: cfg, namespace: token.Namespace, workload: token.Workload}
-	client, err := caclient.New(caclient.Options{Addr: cfg.Control, Token: cfg.Token, Workload: n.namespace + "/" + n.workload})
+	n := &Node{cfg: cfg}
+	client, err := n.issuer()
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +135,29 @@ func New(cfg Config) (*Node, error) {
 	n.parts.principal = n.principal
 	n.recorder.Registry().MustRegister(newPolicyMetrics(n.parts))
 	n.corridors = newCorridors(n)
+	if cfg.Pod != nil {
+		n.pod = newPodlife(n)
+		n.admin = n.pod.adminServer()
+	}
 	return n, nil
+}
+
+// issuer learns whose sidecar this is, and is its client of the CA.
+func (n *Node) issuer() (*caclient.Client, error) {
+	if p := n.cfg.Pod; p != nil {
+		n.namespace, n.workload = p.Namespace, p.Name
+		return p.issuer(n.cfg.Control)
+	}
+	text, err := n.cfg.Token()
+	if err != nil {
+		return nil, err
+	}
+	token, err := attest.ParseToken(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading join token: %w", err)
+	}
+	n.namespace, n.workload = token.Namespace, token.Workload
+	return caclient.New(caclient.Options{Addr: n.cfg.Control, Token: n.cfg.Token, Workload: n.namespace + "/" + n.workload})
 }
 
 // Run runs the sidecar until ctx ends, then drains: listeners first, identity and connections to others last.
@@ -156,15 +173,16 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.sds.Run(below) })
 	g.Go(func() error { return n.upstreams.Run(below) })
 	g.Go(func() error { return n.recorder.Run(below) })
-	g.Go(func() error { return n.admin.Run(below) })
 	g.Go(func() error { return n.discover(below) })
+	if n.pod != nil {
+		g.Go(func() error { return n.pod.run(below) })
+	} else {
+		g.Go(func() error { return n.admin.Run(below) })
+	}
 	if n.cfg.OnReady != nil {
 		g.Go(func() error { n.report(below); return nil })
 	}
-	select {
-	case <-ctx.Done():
-	case <-failed.Done():
-	}
+	n.wait(ctx, failed)
 	n.corridors.stop()
 	n.parts.stop()
 	stop()
@@ -172,6 +190,26 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// wait is the sidecar's life: until it is told to end, and in a pod has drained, or something fails.
+func (n *Node) wait(ctx, failed context.Context) {
+	if n.pod == nil {
+		select {
+		case <-ctx.Done():
+		case <-failed.Done():
+		}
+		return
+	}
+	select {
+	case <-n.pod.quit:
+		n.pod.draining.Store(true)
+	case <-ctx.Done():
+		n.pod.draining.Store(true)
+		n.corridors.leave()
+		n.drain(failed, n.pod.quit)
+	case <-failed.Done():
+	}
 }
 
 // discover waits for the first certificate, which says what the trust domain is, and then follows ADS.
@@ -187,6 +225,9 @@ func (n *Node) discover(ctx context.Context) error {
 	cfg := adsclient.Config{
 		Addr: n.cfg.Control, Source: n.rotator, Server: server, Namespace: n.namespace, Workload: n.workload,
 		Log: n.cfg.Log, Apply: func(v *mesh.View) error { return n.corridors.apply(v) },
+	}
+	if n.pod != nil {
+		cfg.Apply, cfg.OnDemand = n.pod.apply, !n.cfg.Pod.Full
 	}
 	if n.cfg.StateDir != "" {
 		cfg.Store = lastGood(n.cfg.StateDir)

@@ -7,13 +7,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/signet-mesh/signet/mesh"
-	"github.com/signet-mesh/signet/mesh/adsserver"
 )
 
 // ControlSocket is the control plane's admin socket, in its state directory.
 const ControlSocket = "control.sock"
 
-// Status is what the control plane says of the mesh: GET /status of its admin socket.
+// Status is what the control plane says of the mesh: GET /status of its admin socket, or in a cluster of its metrics port.
 type Status struct {
 	TrustDomain string `json:"trustDomain"`
 	Objects     int    `json:"objects"`
@@ -92,13 +91,13 @@ func (f *findings) list() []Problem {
 	return f.problems
 }
 
-// status is the document of the admin socket.
-func (p *Plane) status(ads *adsserver.Server) Status {
-	out := Status{TrustDomain: p.cfg.TrustDomain, Problems: p.findings.list(), Proxies: []ProxyStatus{}}
-	if s := p.snapshots.get(); s != nil {
+// Status is the document of GET /status.
+func (f *Front) Status() Status {
+	out := Status{TrustDomain: f.cfg.TrustDomain, Problems: f.cfg.State.findings.list(), Proxies: []ProxyStatus{}}
+	if s := f.cfg.State.Snapshot(); s != nil {
 		out.Objects = len(s.Objects())
 	}
-	for _, x := range ads.Status() {
+	for _, x := range f.ads.Status() {
 		one := ProxyStatus{Workload: x.Node, Connected: x.Connected, InSync: x.InSync(), Since: x.Since}
 		if x.LastNACK != nil {
 			one.Refusal = x.LastNACK.Detail

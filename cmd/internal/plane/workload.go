@@ -44,8 +44,8 @@ func Workloads(s *mesh.Snapshot) []Workload {
 func (p *Plane) tellWorkloads(ctx context.Context) {
 	var last []Workload
 	for {
-		_, changed := p.snapshots.Watch()
-		if now := Workloads(p.snapshots.get()); last == nil || !slices.Equal(now, last) {
+		_, changed := p.state.Watch()
+		if now := Workloads(p.state.Snapshot()); last == nil || !slices.Equal(now, last) {
 			p.cfg.OnWorkloads(now)
 			last = now
 		}

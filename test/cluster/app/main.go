@@ -186,6 +186,7 @@ func call(ctx context.Context, args []string) error {
 	})
 	method, body := f.String("X", "GET", "method"), f.String("d", "", "body")
 	n, timeout := f.Int("n", 1, "how many"), f.Duration("timeout", 10*time.Second, "for each")
+	stop := f.Int("stop", 0, "end at the first answer with this status; wait 20 ms between calls")
 	until := f.Duration("until", 0, "try until it is answered with 200, for so long")
 	_ = f.Parse(args)
 	c := &http.Client{Timeout: *timeout}
@@ -195,6 +196,13 @@ func call(ctx context.Context, args []string) error {
 		o := get(c, ctx, *method, f.Arg(0), header, *body)
 		if o.Status != 200 && time.Now().Before(end) {
 			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		if *stop != 0 {
+			if o.Status == *stop {
+				return nil
+			}
+			time.Sleep(20 * time.Millisecond)
 			continue
 		}
 		_ = enc.Encode(o)

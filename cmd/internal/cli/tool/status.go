@@ -22,15 +22,19 @@ import (
 	"github.com/signet-mesh/signet/identity/jwt/jwks"
 )
 
-const statusHelp = `Show the control plane and the sidecars of this machine: which sidecars run on the configuration of now, how
-their policies do, and every object that is refused, quarantined or unresolved.
+const statusHelp = `Show the control plane and the sidecars of this machine or of a cluster: which sidecars run on the configuration
+of now, how their policies do, and every object that is refused, quarantined or unresolved.
 
   refused      the object is not used; the last good version goes on where there is one
   quarantined  it has no last good version, and what it selects is closed
   unresolved   it refers to something that does not exist
   warning      a part of it is dropped
 
-They are found as 'signet why' finds them, and the control plane by --state.
+Of a cluster every replica of the control plane is asked; sidecars themselves only where they are named, as
+NAMESPACE/POD or NAMESPACE/DEPLOYMENT (StatefulSet, DaemonSet, Job, CronJob), or by --namespace: all of that
+namespace, at most 100. Of this machine all are asked that are found, or those that are named.
+
+` + remoteHelp + `
 
 Exit codes: 0 everything stands, 3 something is refused, quarantined or unresolved, a sidecar does not
 answer or is not in sync, or a policy lacks what it judges by (its bundle, an issuer's keys, the store of
@@ -41,6 +45,9 @@ const exitFindings = 3
 
 // meshStatus is what `status -o json` prints.
 type meshStatus struct {
+	// Cluster is the context of a cluster that was asked, Replicas the pods of its control plane.
+	Cluster  string          `json:"cluster,omitempty"`
+	Replicas []replicaStatus `json:"replicas,omitempty"`
 	// Control is null if no control plane could be asked.
 	Control  *plane.Status   `json:"control"`
 	Sidecars []sidecarStatus `json:"sidecars"`
@@ -68,16 +75,25 @@ func newStatus() *cobra.Command {
 	var w where
 	var output string
 	c := &cobra.Command{
-		Use:     "status",
+		Use:     "status [NAMESPACE/WORKLOAD...]",
 		Short:   "Show sidecars, policies, and every object that is refused, quarantined or unresolved",
 		Long:    statusHelp,
-		Example: "  signet status\n  signet status --state ./state -o json",
-		Args:    cli.Args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
+		Example: "  signet status\n  signet status --state ./state -o json\n  signet status --context prod shop/cart shop/pay-5f7c9d6b8-x2v4q",
+		Args:    cli.Args(cobra.ArbitraryArgs),
+		RunE: func(c *cobra.Command, names []string) error {
 			if err := checkOutput(output, "table", "json"); err != nil {
 				return err
 			}
-			s, err := w.status(c.Context())
+			k, err := w.cluster(c)
+			if err != nil {
+				return err
+			}
+			var s *meshStatus
+			if k != nil {
+				s, err = k.status(c.Context(), names)
+			} else {
+				s, err = w.status(c.Context(), names)
+			}
 			if err != nil {
 				return err
 			}
@@ -93,13 +109,14 @@ func newStatus() *cobra.Command {
 		},
 	}
 	w.sidecars(c)
+	w.remote.add(c, "n", "namespace of a cluster whose sidecars are asked, and of names that have none")
 	c.Flags().StringVarP(&output, "output", "o", "table", "what to print: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// status asks every socket that is found.
-func (w *where) status(ctx context.Context) (*meshStatus, error) {
+// status asks every socket that is found; names leave all other sidecars out.
+func (w *where) status(ctx context.Context, names []string) (*meshStatus, error) {
 	out := &meshStatus{Sidecars: []sidecarStatus{}, Silent: []string{}}
 	sockets := w.admin
 	state, err := cli.StateDir(w.state, w.trustDomain)
@@ -126,15 +143,26 @@ func (w *where) status(ctx context.Context) (*meshStatus, error) {
 			out.Silent, out.mute = append(out.Silent, fmt.Sprintf("sidecar at %s: %v", s, err)), true
 			continue
 		}
-		out.Sidecars = append(out.Sidecars, one)
+		if len(names) == 0 || slices.Contains(names, one.name()) {
+			out.Sidecars = append(out.Sidecars, one)
+		}
 	}
-	slices.SortFunc(out.Sidecars, func(a, b sidecarStatus) int {
-		return strings.Compare(a.Workload.Namespace+"/"+a.Workload.Name, b.Workload.Namespace+"/"+b.Workload.Name)
-	})
+	out.sort()
 	if out.Control == nil && len(out.Sidecars) == 0 {
-		return nil, fmt.Errorf("asking for status: nothing answers\n  %s", strings.Join(out.Silent, "\n  "))
+		return nil, noCluster(fmt.Errorf("asking for status: nothing answers\n  %s", strings.Join(out.Silent, "\n  ")))
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(out.Sidecars, func(x sidecarStatus) bool { return x.name() == n }) {
+			return nil, cli.Mistake(fmt.Errorf("no sidecar that answers here is %s's", n))
+		}
 	}
 	return out, nil
+}
+
+func (x *sidecarStatus) name() string { return x.Workload.Namespace + "/" + x.Workload.Name }
+
+func (s *meshStatus) sort() {
+	slices.SortFunc(s.Sidecars, func(a, b sidecarStatus) int { return strings.Compare(a.name(), b.name()) })
 }
 
 // maxStatus is the longest status that is read, in bytes.
@@ -174,6 +202,9 @@ func (s *meshStatus) well() bool {
 			}
 		}
 	}
+	if slices.ContainsFunc(s.Replicas, func(r replicaStatus) bool { return r.Error != "" }) {
+		return false
+	}
 	return !s.mute && !slices.ContainsFunc(s.Sidecars, func(x sidecarStatus) bool {
 		return !x.Ready || x.Discovery.LastNACK != "" || len(x.Warnings) > 0 || !working(&x.Policies)
 	})
@@ -188,10 +219,15 @@ func working(p *node.Policies) bool {
 
 func (s *meshStatus) write(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "SIDECAR\tREADY\tIN SYNC\tCERTIFICATE ENDS\tNOTE")
+	if s.Cluster != "" {
+		s.writeReplicas(w)
+	}
+	if s.Cluster == "" || len(s.Sidecars) > 0 {
+		fmt.Fprintln(w, "SIDECAR\tREADY\tIN SYNC\tCERTIFICATE ENDS\tNOTE")
+	}
 	for i := range s.Sidecars {
 		x := &s.Sidecars[i]
-		name := x.Workload.Namespace + "/" + x.Workload.Name
+		name := x.name()
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", name, yesNo(x.Ready), s.inSync(name), x.Workload.NotAfter.Format(time.RFC3339), noteOf(x))
 	}
 	s.writePolicies(w)
@@ -248,7 +284,7 @@ func (s *meshStatus) writePolicies(w io.Writer) {
 	}
 	for i := range s.Sidecars {
 		x := &s.Sidecars[i]
-		name := x.Workload.Namespace + "/" + x.Workload.Name
+		name := x.name()
 		for _, r := range x.Policies.Rego {
 			state, note := "native code", r.LastError
 			switch {

@@ -34,7 +34,7 @@ command says so (why: the request is denied; status: something is to be mended).
 	plane.Use, plane.Hidden = up.RoleControl+" DIR", true
 	proxy := sidecar.Command()
 	proxy.Use, proxy.Hidden = up.RoleSidecar, true
-	root.AddCommand(newUp(), newStatus(), newValidate(), newWhy(), newTest(), newSimulate(), newSuggest(), newTop(), newCA(), cli.NewVersion(), plane, proxy, newProgram())
+	root.AddCommand(newUp(), newStatus(), newValidate(), newWhy(), newTest(), newSimulate(), newSuggest(), newTop(), newCA(), newInject(), newInstall(), newUninstall(), cli.NewVersion(), plane, proxy, newProgram())
 	return root
 }
 

@@ -19,25 +19,31 @@ const topHelp = `List the last denials that the running sidecars remember, by ca
 most frequent first, of equals the latest. On a terminal the table is drawn anew every second; elsewhere
 a line is printed for each denial that is new or happened again, whatever --limit says. Ctrl-C ends it.
 
-The sidecars are found as 'signet why' finds them. A sidecar that starts later is found by the next
-start.
+A sidecar that starts later is found by the next start. In a cluster all pods with a sidecar are asked,
+or those of --namespace; at most --pods of them.
+
+` + remoteHelp + `
 
 Exit codes: 0 it was asked to end, 1 no sidecar can be asked, 2 a mistake in flags.`
 
 // topEvery is how often the sidecars are asked.
 const topEvery = time.Second
 
+// maxTopPods bounds --pods: each is a connection to the API server that stays.
+const maxTopPods = 1000
+
 func newTop() *cobra.Command {
 	var w where
 	var once bool
 	var output string
-	var limit int
+	var limit, pods int
 	c := &cobra.Command{
 		Use:   "top",
 		Short: "List the last denials, live",
 		Long:  topHelp,
 		Example: `  signet top
-  signet top --once -o json`,
+  signet top --once -o json
+  signet top --namespace shop`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(output, "table", "json"); err != nil {
@@ -46,7 +52,10 @@ func newTop() *cobra.Command {
 			if limit < 1 {
 				return cli.Mistake(fmt.Errorf("--limit %d: want at least 1", limit))
 			}
-			live, err := w.connect(c)
+			if pods < 1 || pods > maxTopPods {
+				return cli.Mistake(fmt.Errorf("--pods %d: want between 1 and %d", pods, maxTopPods))
+			}
+			live, err := w.denials(c, pods)
 			if err != nil {
 				return err
 			}
@@ -59,9 +68,32 @@ func newTop() *cobra.Command {
 	f.BoolVar(&once, "once", false, "print once and end")
 	f.IntVarP(&limit, "limit", "n", 40, "how many to show in a table or an array")
 	f.StringVarP(&output, "output", "o", "table", "what to print: table or json (an array a second, each on a line)")
+	f.IntVar(&pods, "pods", 100, "how many pods of a cluster to ask")
 	w.sidecars(c)
+	w.remote.add(c, "", "namespace of a cluster whose pods are asked (default all)")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// denials finds the sidecars to ask.
+func (w *where) denials(c *cobra.Command, pods int) (*explain.Live, error) {
+	k, err := w.cluster(c)
+	if err != nil {
+		return nil, err
+	}
+	if k == nil {
+		return w.connect(c)
+	}
+	some, all, err := k.sidecars(c.Context(), pods)
+	switch {
+	case err != nil:
+		return nil, err
+	case all == 0:
+		return nil, fmt.Errorf("finding sidecars: no running pod of cluster %s has one", k.name)
+	case all > len(some):
+		fmt.Fprintf(c.ErrOrStderr(), "asking %d of %d pods: --pods or --namespace says which\n", len(some), all)
+	}
+	return k.connect(c.Context(), some)
 }
 
 func terminal(w io.Writer) bool {

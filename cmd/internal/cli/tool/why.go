@@ -27,11 +27,15 @@ judges, not a second implementation. The request is not sent.
 With -f DIR the files alone are asked: nothing needs to run, and nothing is reached for, so that external
 authorizers are not asked and keys of a jwksUri are not fetched. Without it the running sidecars are
 asked, by their admin sockets: those that 'signet up' or signet-proxy of this user and trust domain have,
-or --admin.
+or --admin; or those of a cluster's pods.
 
 --from is NAMESPACE/WORKLOAD, a SPIFFE ID, or plaintext for a caller without a certificate. --to without
 a port means the workload's only HTTP port. --host is the service that the port serves where it is not
-given.
+given. In a cluster a workload is a pod, or a Deployment, StatefulSet, DaemonSet, Job or CronJob: one of
+its ready pods is asked, and the answer says which. The namespace may be left out where --namespace
+names it. A caller without a sidecar calls in plaintext.
+
+` + remoteHelp + `
 
 Exit codes: 0 the request is allowed, 3 it is denied, 2 a mistake in flags, files or objects, 1 the
 server's sidecar can't be asked.`
@@ -40,6 +44,7 @@ server's sidecar can't be asked.`
 type where struct {
 	dir, trustDomain, state string
 	admin                   []string
+	remote                  remote
 }
 
 // addTrustDomain adds the flag that all of these commands have.
@@ -81,8 +86,8 @@ func (w *where) connect(c *cobra.Command) (*explain.Live, error) {
 			return nil, err
 		}
 		if sockets = explain.Sockets(dirs...); len(sockets) == 0 {
-			return nil, fmt.Errorf("finding running sidecars: no admin socket below %s\ngive --admin SOCKET, or -f DIR to ask the files",
-				strings.Join(dirs, " or "))
+			return nil, noCluster(fmt.Errorf("finding running sidecars: no admin socket below %s\ngive --admin SOCKET, or -f DIR to ask the files",
+				strings.Join(dirs, " or ")))
 		}
 	}
 	live, err := explain.Connect(c.Context(), sockets)
@@ -124,7 +129,8 @@ func newWhy() *cobra.Command {
 		Short: "Say whether a request is allowed, and why",
 		Long:  whyHelp,
 		Example: `  signet why -f deploy/demo --from shop/reports --to bank/ledger --path /accounts/7
-  signet why --from plaintext --to shop/catalog-v1:8080 -H 'x-tester: yes' -o json`,
+  signet why --from plaintext --to shop/catalog-v1:8080 -H 'x-tester: yes' -o json
+  signet why --context prod --from shop/cart --to shop/pay:8080 --method POST`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := completeQuestion(&q, headers, token, body); err != nil {
@@ -166,6 +172,7 @@ func newWhy() *cobra.Command {
 	f.StringVar(&q.SourceIP, "source-ip", "", "address of the caller (default: the workload's)")
 	f.StringVarP(&output, "output", "o", "text", "what to print: text or json")
 	w.sidecars(c)
+	w.remote.add(c, "n", "namespace of --from and --to where they name none")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("from", cobra.FixedCompletions([]string{explain.Plaintext}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("method", cobra.FixedCompletions([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, cobra.ShellCompDirectiveNoFileComp))
@@ -184,6 +191,13 @@ func (w *where) why(c *cobra.Command, q *explain.Question) (*explain.Answer, err
 			return nil, cli.Mistake(err)
 		}
 		return a, nil
+	}
+	k, err := w.cluster(c)
+	if err != nil {
+		return nil, err
+	}
+	if k != nil {
+		return k.why(c.Context(), q)
 	}
 	live, err := w.connect(c)
 	if err != nil {

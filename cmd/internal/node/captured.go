@@ -1,0 +1,209 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/signet-mesh/signet/cmd/internal/compile"
+	"github.com/signet-mesh/signet/proxy/capture"
+	"github.com/signet-mesh/signet/proxy/inbound"
+	"github.com/signet-mesh/signet/proxy/outbound"
+	"github.com/signet-mesh/signet/proxy/upstream"
+)
+
+// demandTime is how long a first call to a name waits for the control plane's answer.
+const demandTime = time.Second
+
+// maxDemands bounds the calls that wait at a time.
+const maxDemands = 1000
+
+// captor is what a pod's corridors have in place of addresses to bind: one port for each, on every address, and the way to learn
+// where a connection was made to. Tests have others.
+type captor struct {
+	inbound, outbound uint16
+	original          func(*net.TCPConn) (netip.AddrPort, error)
+}
+
+func newCaptor() captor {
+	return captor{inbound: capture.InboundPort, outbound: capture.OutboundPort, original: capture.Original}
+}
+
+// wildcards are where a pod's listener of that port binds: IPv4, and IPv6 where the pod has an address of it. Each family has
+// its own socket, so that a connection's addresses are of its family.
+func (p *Pod) wildcards(port uint16) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return a.Unmap().Is4() == any.Is4() }) {
+			out = append(out, netip.AddrPortFrom(any, port))
+		}
+	}
+	return out
+}
+
+// listenCaptured opens one of them.
+func listenCaptured(at netip.AddrPort) (net.Listener, error) {
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6"
+	}
+	ln, err := net.Listen(network, at.String())
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("opening listener %s: a program of the pod has the port, which is the sidecar's; it is tried again until that is gone: %w", at, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening listener %s: %w", at, err)
+	}
+	return ln, nil
+}
+
+// needs lists the sockets of a configuration, those of its inbound and of its outbound listeners, and the metrics' where this
+// is where they are served.
+func (c *corridors) needs(w *compile.Workload) (in, out, metrics []netip.AddrPort) {
+	if p := c.n.cfg.Pod; p != nil {
+		return p.wildcards(c.captor.inbound), p.wildcards(c.captor.outbound), nil
+	}
+	for i := range w.Inbound {
+		in = append(in, w.Inbound[i].Bind)
+	}
+	for i := range w.Outbound {
+		out = append(out, w.Outbound[i].Bind)
+	}
+	return in, out, []netip.AddrPort{c.metricsAddr(w)}
+}
+
+// swapCaptured puts a configuration of a pod in force. mu is held.
+func (c *corridors) swapCaptured(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
+	pod := c.n.cfg.Pod
+	in := &inbound.Captured{Ports: make(map[uint16]*inbound.Config, len(w.Inbound)), Rest: inboundConfig(w, &w.Capture.Rest, clusters),
+		Addresses: unmapped(pod.Addresses), Original: c.captor.original}
+	for i := range w.Inbound {
+		in.Ports[w.Inbound[i].Bind.Port()] = inboundConfig(w, &w.Inbound[i], clusters)
+	}
+	for _, at := range pod.wildcards(c.captor.inbound) {
+		if r := c.in[at]; r != nil {
+			r.value.SwapCaptured(in)
+			continue
+		}
+		l := inbound.NewCaptured(opened[at], c.n.rotator, c.n.recorder, in)
+		c.serving.Add(1)
+		stop := c.start(func(ctx context.Context) error {
+			defer c.serving.Done()
+			return l.Run(ctx)
+		})
+		c.in[at] = &running[*inbound.Listener]{value: l, addr: at.String(), ln: opened[at], stop: stop}
+	}
+	out := c.outboundConfig(w, &w.Outbound[0], clusters)
+	out.Kind, out.Capture = outbound.Captured, c.captured(w)
+	for _, at := range pod.wildcards(c.captor.outbound) {
+		if r := c.out[at]; r != nil {
+			r.value.Swap(out)
+			continue
+		}
+		l := outbound.New(opened[at], c.n.recorder, out)
+		c.out[at] = &running[*outbound.Listener]{value: l, addr: at.String(), ln: opened[at], stop: c.start(l.Run)}
+	}
+}
+
+// captured is what a pod's outbound listener runs besides.
+func (c *corridors) captured(w *compile.Workload) *outbound.Capture {
+	pod := c.n.cfg.Pod
+	out := &outbound.Capture{Addresses: w.Capture.Addresses, Hosts: w.Capture.Hosts, Asked: w.Capture.Asked, Own: unmapped(pod.Addresses),
+		Namespace: pod.Namespace, ClusterDomain: pod.ClusterDomain, Detection: w.Settings.ProtocolDetectionTimeout, Original: c.captor.original}
+	if w.Capture.Asked != nil {
+		out.Demand = demander{c.n}
+	}
+	return out
+}
+
+func unmapped(addrs []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.Unmap().WithZone("")
+	}
+	return out
+}
+
+// demander is the node as the outbound corridor asks it.
+type demander struct{ n *Node }
+
+// Demand implements outbound.Demander.
+func (d demander) Demand(ctx context.Context, name string) error { return d.n.demand(ctx, name) }
+
+var (
+	errAway = errors.New("there is no connection to the control plane")
+	errLate = fmt.Errorf("the control plane did not answer within %v", demandTime)
+	errBusy = fmt.Errorf("%d calls wait for its answers already", maxDemands)
+)
+
+// demand waits until a configuration runs that says what a host (lower case) or an IP address means, demandTime at most. nil
+// also where everything is known, or the name was answered before.
+func (n *Node) demand(ctx context.Context, name string) error {
+	if n.corridors.answered(name) {
+		return nil
+	}
+	n.mu.Lock()
+	client := n.ads
+	n.mu.Unlock()
+	if client == nil || !client.Connected() {
+		return errAway
+	}
+	if n.corridors.waiting.Add(1) > maxDemands {
+		n.corridors.waiting.Add(-1)
+		return errBusy
+	}
+	defer n.corridors.waiting.Add(-1)
+	late := time.NewTimer(demandTime)
+	defer late.Stop()
+	for {
+		applied := n.corridors.changed() // before looking, so that no answer is missed
+		if n.corridors.answered(name) {
+			return nil
+		}
+		client.Ask(name)
+		select {
+		case <-applied:
+		case <-late.C:
+			return errLate
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// answered reports whether what runs knows what a name means.
+func (c *corridors) answered(name string) bool {
+	w := c.workload()
+	if w == nil || w.Capture == nil {
+		return false
+	}
+	_, ok := w.Capture.Asked[name]
+	return ok || w.Capture.Asked == nil
+}
+
+// leave asks callers to go elsewhere, while they are still served.
+func (c *corridors) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.in {
+		r.value.Leave()
+	}
+}
+
+// stopServing ends a pod's inbound listeners and waits for what they serve: it may still call out.
+func (c *corridors) stopServing() {
+	if c.n.cfg.Pod == nil {
+		return
+	}
+	c.leave()
+	c.mu.Lock()
+	prune(c.in, nil)
+	c.served = true
+	c.mu.Unlock()
+	c.serving.Wait()
+}
