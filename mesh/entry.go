@@ -210,7 +210,7 @@ func restricted(services []*Service, endpoints [][]Endpoint) []*Service {
 func readAddresses(values []string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, v := range values {
-		if a, err := netip.ParseAddr(v); err == nil {
+		if a, err := netip.ParseAddr(v); err == nil && a.Zone() == "" {
 			a = a.Unmap()
 			out = append(out, netip.PrefixFrom(a, a.BitLen()))
 		} else if p, err := netip.ParsePrefix(v); err == nil {

@@ -69,6 +69,11 @@ metadata: {name: secret, namespace: data}
 spec: {hosts: [secret.example], exportTo: ["."], addresses: [10.99.0.1], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 7.7.7.7}]}
 ---
 apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: chosen, namespace: data}
+spec: {hosts: [chosen.example], exportTo: ["."], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: db}}}
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: pay, namespace: shop}
 spec: {hosts: [pay], http: [{route: [{destination: {host: pay}, weight: 90}, {destination: {host: pay-canary}, weight: 10}], mirror: {host: db.data.svc.k8s.local}}]}

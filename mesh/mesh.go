@@ -150,7 +150,7 @@ type View struct {
 	// ClusterDomain is what a name without a dot ends in: NAME.NAMESPACE.svc.CLUSTERDOMAIN.
 	ClusterDomain string
 	Self          *Workload
-	Mesh        Settings
+	Mesh          Settings
 	// Sidecar is the Sidecar that applies: the workload's, else the namespace's, else the root namespace's; nil if none.
 	Sidecar *Typed[*networking.Sidecar]
 	// Services are those that the sidecar may reach: exported to its namespace and imported by Sidecar.egress hosts.

@@ -138,7 +138,7 @@ func (j *judge) addresses(s *networking.ServiceEntry) {
 	for i, v := range s.GetAddresses() {
 		field := fmt.Sprintf("addresses[%d]", i)
 		read := readAddresses([]string{v})
-		if len(read) == 0 || read[0].Addr().IsMulticast() || read[0].Addr().Zone() != "" || read[0].IsSingleIP() && read[0].Addr().IsUnspecified() {
+		if len(read) == 0 || read[0].Addr().IsMulticast() || read[0].IsSingleIP() && read[0].Addr().IsUnspecified() {
 			j.refuse(field, "%q: want an IP address or a CIDR block that can be called", clip(v))
 			continue
 		}

@@ -153,7 +153,9 @@ type comparer struct {
 	faults   []string
 }
 
-func (c *comparer) fault(at, format string, a ...any) { c.faults = append(c.faults, at+": "+fmt.Sprintf(format, a...)) }
+func (c *comparer) fault(at, format string, a ...any) {
+	c.faults = append(c.faults, at+": "+fmt.Sprintf(format, a...))
+}
 
 func (c *comparer) message(name, at string, s *apiextensions.JSONSchemaProps) {
 	known := map[string]bool{}

@@ -33,7 +33,7 @@ type replica struct {
 	errors chan error // makes Lead return
 }
 
-// gate fails every request while it is shut.
+// gate lets every request hang while it is shut, as when packets are lost.
 type gate struct {
 	next http.RoundTripper
 	shut atomic.Bool
@@ -41,7 +41,8 @@ type gate struct {
 
 func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	if g.shut.Load() {
-		return nil, errors.New("the API server is away")
+		<-r.Context().Done()
+		return nil, r.Context().Err()
 	}
 	return g.next.RoundTrip(r)
 }

@@ -269,7 +269,7 @@ func (s *Source) settle(a attempt) {
 	}
 	slices.SortFunc(all, func(a, b Authored) int { return compareKeys(a.Key, b.Key) })
 	slices.SortStableFunc(problems, func(a, b mesh.Problem) int { return compareKeys(a.Key, b.Key) })
-	s.authored.Store(&all)
+	s.authored.set(all)
 	s.good.set(kept)
 	s.report(all)
 	if s.cfg.OnChange != nil {

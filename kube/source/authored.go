@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,13 +61,40 @@ type record struct {
 	lastText []byte
 }
 
-// Authored are the authored objects of the namespaces of our revision, by key, with what was found at the last snapshot. The
-// slice must not be modified.
-func (s *Source) Authored() []Authored {
-	if a := s.authored.Load(); a != nil {
-		return *a
+// authored is what was told last of authored objects.
+type authored struct {
+	mu      sync.Mutex // guards what follows
+	all     []Authored
+	byKey   map[mesh.Key]*mesh.Object
+	changed chan struct{} // closed when all was replaced
+}
+
+func (a *authored) set(all []Authored) {
+	byKey := make(map[mesh.Key]*mesh.Object, len(all))
+	for i := range all {
+		byKey[all[i].Key] = all[i].Object
 	}
-	return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all, a.byKey = all, byKey
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Authored are the authored objects of the namespaces of our revision, by namespace, with what was found at the last snapshot,
+// and a channel that is closed when they were replaced. The slice must not be modified.
+func (s *Source) Authored() ([]Authored, <-chan struct{}) {
+	s.authored.mu.Lock()
+	defer s.authored.mu.Unlock()
+	return s.authored.all, s.authored.changed
+}
+
+// Standing is what is in force of an authored object of our revision: as written, its last good version or its quarantine; nil
+// for nothing.
+func (s *Source) Standing(key mesh.Key) *mesh.Object {
+	s.authored.mu.Lock()
+	defer s.authored.mu.Unlock()
+	return s.authored.byKey[key]
 }
 
 // Object is the newest version of an authored object that is known, status included; false if there is none. It must not be

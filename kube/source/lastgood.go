@@ -82,7 +82,7 @@ func (g *good) restored(key mesh.Key, uid types.UID) (*mesh.Object, []byte) {
 // restore reads the ConfigMap. While the API server can't be asked it asks again; the error is that of ctx.
 func (s *Source) restore(ctx context.Context) error {
 	for said := ""; ; {
-		c, err := s.cfg.Client.CoreV1().ConfigMaps(s.cfg.SystemNamespace).Get(ctx, LastGoodConfigMap, metav1.GetOptions{})
+		c, err := s.cfg.Client.CoreV1().ConfigMaps(s.cfg.SystemNamespace).Get(ctx, s.cfg.LastGood, metav1.GetOptions{})
 		if err == nil || apierrors.IsNotFound(err) {
 			if err == nil {
 				s.revive(c)
@@ -91,7 +91,7 @@ func (s *Source) restore(ctx context.Context) error {
 		}
 		if err.Error() != said && ctx.Err() == nil {
 			said = err.Error()
-			s.log.Error("last good objects can't be read, asking again", "configmap", LastGoodConfigMap, "error", err)
+			s.log.Error("last good objects can't be read, asking again", "configmap", s.cfg.LastGood, "error", err)
 		}
 		timer := time.NewTimer(retry)
 		select {
@@ -136,7 +136,7 @@ func (s *Source) Keep(ctx context.Context) error {
 	for {
 		err := s.save(ctx)
 		if err != nil && ctx.Err() == nil && err.Error() != said {
-			s.log.Error("last good objects can't be saved, trying again", "configmap", LastGoodConfigMap, "error", err)
+			s.log.Error("last good objects can't be saved, trying again", "configmap", s.cfg.LastGood, "error", err)
 			said = err.Error()
 		}
 		var again <-chan time.Time
@@ -155,15 +155,15 @@ func (s *Source) Keep(ctx context.Context) error {
 func (s *Source) save(ctx context.Context) error {
 	data, left := s.good.encode()
 	if left > 0 {
-		s.log.Error("too many last good objects to keep them all: mend what is refused", "configmap", LastGoodConfigMap, "left_out", left)
+		s.log.Error("too many last good objects to keep them all: mend what is refused", "configmap", s.cfg.LastGood, "left_out", left)
 	}
 	client := s.cfg.Client.CoreV1().ConfigMaps(s.cfg.SystemNamespace)
-	have, err := client.Get(ctx, LastGoodConfigMap, metav1.GetOptions{})
+	have, err := client.Get(ctx, s.cfg.LastGood, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		if len(data) == 0 {
 			return nil
 		}
-		_, err = client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: LastGoodConfigMap}, Data: data}, metav1.CreateOptions{})
+		_, err = client.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: s.cfg.LastGood}, Data: data}, metav1.CreateOptions{})
 		return err
 	}
 	if err != nil || maps.Equal(have.Data, data) {

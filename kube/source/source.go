@@ -48,6 +48,8 @@ type Config struct {
 	// Ours says of which namespaces the problems are told, by name and labels: those of our revision. nil: of all. What is
 	// asked of it may change; Reconsider says so.
 	Ours func(namespace string, labels map[string]string) bool
+	// LastGood is the ConfigMap in SystemNamespace that Keep writes; "" is LastGoodConfigMap. Revisions have one each.
+	LastGood string
 	// Judge is asked what can't be run: mesh.ParseOptions.Judge.
 	Judge func(*mesh.Object) []mesh.Problem
 	// Control is mesh.BuildOptions.Control.
@@ -72,7 +74,7 @@ type Source struct {
 
 	dirty    dirty
 	current  atomic.Pointer[mesh.Snapshot]
-	authored atomic.Pointer[[]Authored]
+	authored authored
 	good     good
 	synced   chan struct{} // closed by Run with the first snapshot
 
@@ -92,9 +94,11 @@ func New(c Config) (*Source, error) {
 	fill(&c.ClusterDomain, "cluster.local")
 	fill(&c.SystemNamespace, kube.SystemNamespace)
 	fill(&c.RootNamespace, mesh.DefaultRootNamespace)
+	fill(&c.LastGood, LastGoodConfigMap)
 	s := &Source{cfg: c, log: c.Log, synced: make(chan struct{}), objects: map[mesh.Key]*mesh.Object{}, records: map[mesh.Key]*record{}, told: map[string]bool{}}
 	s.dirty.wake = make(chan struct{}, 1)
 	s.good.changed = make(chan struct{}, 1)
+	s.authored.changed = make(chan struct{})
 	if err := s.inform(); err != nil {
 		return nil, fmt.Errorf("building source: %w", err)
 	}
@@ -191,6 +195,14 @@ func (s *Source) Holds(namespace, serviceAccount string) bool {
 	}
 	snapshot := s.Current()
 	return snapshot != nil && snapshot.Holds(namespace, serviceAccount)
+}
+
+// Owner is what metrics call a workload: of a pod what controls it (a Deployment, a StatefulSet...), else its own name.
+func (s *Source) Owner(namespace, name string) string {
+	if pod := s.pod(namespace, name); pod != nil {
+		return owner(pod)
+	}
+	return name
 }
 
 // Addresses are the IP addresses of a pod that lives.

@@ -11,8 +11,7 @@ import (
 // Fill returns the view with assigned addresses in the services that have none of their own and need one: those of
 // ServiceEntries with resolution STATIC or DNS and a host without wildcard. Kubernetes' own Services without an address
 // (headless, ExternalName) are resolved by the cluster's DNS, and with resolution NONE an address that was assigned would lead
-// nowhere. The view that was given is not changed. A view of which every asked name is known keeps the addresses of the
-// view before.
+// nowhere. The view that was given is not changed. Hosts of the view before keep their addresses.
 func (a *Assigner) Fill(v *mesh.View) *mesh.View {
 	var hosts []string
 	for _, s := range v.Services {

@@ -43,7 +43,10 @@ func (l *Listener) Run(ctx context.Context) error {
 	life, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	l.life = life
-	stop := context.AfterFunc(ctx, func() { l.ln.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		l.Leave() // before anybody can know
+		l.ln.Close()
+	})
 	defer stop()
 	backoff := time.Duration(0)
 	for {

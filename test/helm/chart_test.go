@@ -93,7 +93,7 @@ func documents(t *testing.T, text string) map[string]map[string]any {
 	all := map[string]map[string]any{}
 	for doc := range strings.SplitSeq("\n"+text, "\n---") {
 		var o map[string]any
-		if err := yaml.UnmarshalStrict([]byte(doc), &o); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(doc+"\n"), &o); err != nil {
 			t.Fatalf("%v in:\n%s", err, doc)
 		}
 		if len(o) == 0 {

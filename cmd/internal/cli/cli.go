@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -73,6 +74,18 @@ func Main(root *cobra.Command) int {
 // is for what is stuck when nobody is left to kill it.
 const endWithin = 9500 * time.Millisecond
 
+// patience is how long a process may take to end, in nanoseconds.
+type patience struct{ atomic.Int64 }
+
+type patienceKey struct{}
+
+// EndWithin gives the process of that command context another time to end in, for one that kubelet gives a time of its own.
+func EndWithin(ctx context.Context, d time.Duration) {
+	if limit, ok := ctx.Value(patienceKey{}).(*patience); ok {
+		limit.Store(int64(d))
+	}
+}
+
 // untilSignal returns a context that ends with SIGINT, SIGTERM or, unless it was ignored (nohup), SIGHUP. A second SIGINT
 // ends the process at once: its children see that and end too. A second SIGTERM does not: a parent that is killed sends one
 // for each of its threads.
@@ -81,11 +94,14 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
 	}
-	ctx, stop := signal.NotifyContext(parent, signals...)
+	limit := &patience{}
+	limit.Store(int64(endWithin))
+	ctx, stop := signal.NotifyContext(context.WithValue(parent, patienceKey{}, limit), signals...)
 	context.AfterFunc(ctx, func() {
 		signal.Reset(syscall.SIGINT)
-		time.AfterFunc(endWithin, func() {
-			fmt.Fprintf(os.Stderr, "%s: not ended %s after it was told to; giving up\n", filepath.Base(os.Args[0]), endWithin)
+		within := time.Duration(limit.Load())
+		time.AfterFunc(within, func() {
+			fmt.Fprintf(os.Stderr, "%s: not ended %s after it was told to; giving up\n", filepath.Base(os.Args[0]), within)
 			os.Exit(ExitFailure)
 		})
 	})

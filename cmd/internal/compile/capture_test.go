@@ -2,7 +2,6 @@ package compile
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	security "istio.io/api/security/v1"
 
 	"github.com/signet-mesh/signet/mesh"
-	"github.com/signet-mesh/signet/proxy/upstream"
 )
 
 // podView is the pod shop/web-1: an endpoint of web (HTTP 80 -> 8080, nothing declared 90 -> 9090, GRPC 7000), caller of cart
@@ -59,24 +57,6 @@ func podView(t testing.TB) *mesh.View {
 		Asked: map[string]mesh.Answer{"10.1.0.3": {Workload: "shop/cart-2"}, "10.1.0.5": {Workload: "shop/old-0"}, "93.184.216.34": {}}}
 }
 
-func podOf(t *testing.T, v *mesh.View) *Workload {
-	t.Helper()
-	w, err := Compile(v, NewOffline())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w
-}
-
-func (w *Workload) cluster(t *testing.T, name string) *upstream.Spec {
-	t.Helper()
-	i := slices.IndexFunc(w.Clusters, func(s upstream.Spec) bool { return s.Name == name })
-	if i < 0 {
-		t.Fatalf("no cluster %q", name)
-	}
-	return &w.Clusters[i]
-}
-
 func TestCapturePorts(t *testing.T) {
 	v := podView(t)
 	v.PeerAuthentication = []*mesh.Typed[*security.PeerAuthentication]{{Meta: meta("PeerAuthentication", "shop", "web"), Spec: spec(t,
@@ -84,7 +64,7 @@ func TestCapturePorts(t *testing.T) {
 	v.Sidecar = sidecar(t, `{ingress: [{port: {number: 6000, protocol: HTTP, name: http}, defaultEndpoint: "127.0.0.1:6001"}]}`)
 	v.Authorization = []*mesh.Typed[*security.AuthorizationPolicy]{{Meta: meta("AuthorizationPolicy", "shop", "get"), Spec: spec(t,
 		`{rules: [{to: [{operation: {methods: [GET]}}]}]}`, &security.AuthorizationPolicy{})}}
-	w := podOf(t, v)
+	w := compiled(t, v)
 	got := map[uint16]Inbound{}
 	for _, p := range append(w.Inbound, w.Capture.Rest) {
 		got[p.Bind.Port()] = p
@@ -106,13 +86,13 @@ func TestCapturePorts(t *testing.T) {
 			t.Errorf("port %d: %+v", port, p)
 		}
 	}
-	if c := w.cluster(t, "inbound|8080||"); !c.Original || c.Local.String() != "127.0.0.6" || c.Local6.String() != "::6" || len(c.Targets) > 0 {
+	if c := cluster(t, w, "inbound|8080||"); !c.Original || c.Local.String() != "127.0.0.6" || c.Local6.String() != "::6" || len(c.Targets) > 0 {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, "inbound|6000||"); c.Original || c.Local.IsValid() || c.Targets[0].Address != "127.0.0.1:6001" {
+	if c := cluster(t, w, "inbound|6000||"); c.Original || c.Local.IsValid() || c.Targets[0].Address != "127.0.0.1:6001" {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, InboundPassthrough); !c.Original {
+	if c := cluster(t, w, InboundPassthrough); !c.Original {
 		t.Errorf("%+v", c)
 	}
 	warned := strings.Join(w.Warnings, "\n")
@@ -147,7 +127,7 @@ func TestCaptureCalls(t *testing.T) {
 		{destination: {host: cart, subset: v1}, weight: 90}, {destination: {host: cart, subset: v2}, weight: 10}]}]}`)}
 	v.DestinationRules = []*mesh.Typed[*networking.DestinationRule]{destinationRule(t, "shop", "cart",
 		`{host: cart, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}`)}
-	w := podOf(t, v)
+	w := compiled(t, v)
 	at := func(to string) (string, bool) {
 		host, known := w.Capture.Addresses.Lookup(netip.MustParseAddrPort(to))
 		switch {
@@ -186,7 +166,7 @@ func TestCaptureCalls(t *testing.T) {
 		t.Errorf("%+v", w.Outbound)
 	}
 	v.Asked = nil // everything is known: all pods, and whatever is not there means nothing
-	w = podOf(t, v)
+	w = compiled(t, v)
 	if got, known := at("10.1.0.2:8080"); got != "? default outbound|||cart-1.shop.pod" || !known {
 		t.Errorf("%q %t", got, known)
 	}
@@ -197,20 +177,20 @@ func TestCaptureCalls(t *testing.T) {
 
 func TestCaptureClusters(t *testing.T) {
 	v := podView(t)
-	w := podOf(t, v)
-	if c := w.cluster(t, "outbound|81||cart.shop.svc.cluster.local"); c.ALPN != alpnHTTP || c.StreamALPN != alpnTCP || c.Local.IsValid() || !c.Targets[0].MTLS {
+	w := compiled(t, v)
+	if c := cluster(t, w, "outbound|81||cart.shop.svc.cluster.local"); c.ALPN != alpnHTTP || c.StreamALPN != alpnTCP || c.Local.IsValid() || !c.Targets[0].MTLS {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, "outbound|5432||db.shop.svc.cluster.local"); !c.Original || len(c.Targets) != 2 || !c.Targets[0].MTLS || c.Targets[1].MTLS {
+	if c := cluster(t, w, "outbound|5432||db.shop.svc.cluster.local"); !c.Original || len(c.Targets) != 2 || !c.Targets[0].MTLS || c.Targets[1].MTLS {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, "outbound|80||api.example.com"); !c.Resolve || c.Targets[0].Address != "api.example.com:8443" || c.Targets[0].MTLS {
+	if c := cluster(t, w, "outbound|80||api.example.com"); !c.Resolve || c.Targets[0].Address != "api.example.com:8443" || c.Targets[0].MTLS {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, "outbound|80||ext.shop.svc.cluster.local"); !c.Resolve || c.Targets[0].Address != "www.example.org:80" {
+	if c := cluster(t, w, "outbound|80||ext.shop.svc.cluster.local"); !c.Resolve || c.Targets[0].Address != "www.example.org:80" {
 		t.Errorf("%+v", c)
 	}
-	if c := w.cluster(t, "outbound|||cart-2.shop.pod"); !c.Original || !c.Template.MTLS || c.Template.Expect[0] != id(t, "shop", "cart") || len(c.Targets) > 0 {
+	if c := cluster(t, w, "outbound|||cart-2.shop.pod"); !c.Original || !c.Template.MTLS || c.Template.Expect[0] != id(t, "shop", "cart") || len(c.Targets) > 0 {
 		t.Errorf("%+v", c)
 	}
 	if p := w.Parties.Workload("shop/cart-1"); p != w.Parties.Workload("shop/cart-2") && p.Version == w.Parties.Workload("shop/cart-2").Version || p.Workload != "cart" {
@@ -219,7 +199,7 @@ func TestCaptureClusters(t *testing.T) {
 	for _, s := range v.Services { // scaled to nothing: a call must not go on as it was made, in plaintext
 		s.Endpoints = nil
 	}
-	if c := podOf(t, v).cluster(t, "outbound|5432||db.shop.svc.cluster.local"); c.Original || len(c.Targets) > 0 {
+	if c := cluster(t, compiled(t, v), "outbound|5432||db.shop.svc.cluster.local"); c.Original || len(c.Targets) > 0 {
 		t.Errorf("%+v", c)
 	}
 }

@@ -144,25 +144,43 @@ var (
 // demand waits until a configuration runs that says what a host (lower case) or an IP address means, demandTime at most. nil
 // also where everything is known, or the name was answered before.
 func (n *Node) demand(ctx context.Context, name string) error {
-	if n.corridors.answered(name) {
-		return nil
-	}
 	n.mu.Lock()
 	client := n.ads
 	n.mu.Unlock()
-	if client == nil || !client.Connected() {
+	if client == nil {
+		return n.corridors.demand(ctx, nobody{}, name)
+	}
+	return n.corridors.demand(ctx, client, name)
+}
+
+// asker is the control plane as demand needs it; *adsclient.Client is one.
+type asker interface {
+	Ask(names ...string)
+	Connected() bool
+}
+
+// nobody is asked before there is a client.
+type nobody struct{}
+
+func (nobody) Ask(...string)   {}
+func (nobody) Connected() bool { return false }
+
+func (c *corridors) demand(ctx context.Context, client asker, name string) error {
+	if c.answered(name) {
+		return nil
+	}
+	if !client.Connected() {
 		return errAway
 	}
-	if n.corridors.waiting.Add(1) > maxDemands {
-		n.corridors.waiting.Add(-1)
+	defer c.waiting.Add(-1)
+	if c.waiting.Add(1) > maxDemands {
 		return errBusy
 	}
-	defer n.corridors.waiting.Add(-1)
 	late := time.NewTimer(demandTime)
 	defer late.Stop()
 	for {
-		applied := n.corridors.changed() // before looking, so that no answer is missed
-		if n.corridors.answered(name) {
+		applied := c.changed() // before looking, so that no answer is missed
+		if c.answered(name) {
 			return nil
 		}
 		client.Ask(name)

@@ -36,7 +36,8 @@ type podlife struct {
 	// quit is closed when a program says that it is done; once does so.
 	quit     chan struct{}
 	once     sync.Once
-	assigner dns.Assigner // owned by adapt, which adsclient calls one at a time
+	applying sync.Mutex   // held while a view is put in force
+	assigner dns.Assigner // guarded by applying
 	dns      *dns.Server  // nil without Pod.DNS
 }
 
@@ -58,8 +59,13 @@ func newPodlife(n *Node) *podlife {
 	return p
 }
 
-// demand asks for a host that a program wants to resolve.
-func (p *podlife) demand(context.Context, string) error { return nil }
+// demand asks for a host that a program wants to resolve. When it returns the DNS server has what the corridors have.
+func (p *podlife) demand(ctx context.Context, name string) error {
+	err := p.n.demand(ctx, name)
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	return err
+}
 
 // issuer is the CA client of a pod: it proves itself with its service account's token.
 func (p *Pod) issuer(control string) (*caclient.Client, error) {
@@ -67,21 +73,22 @@ func (p *Pod) issuer(control string) (*caclient.Client, error) {
 		TrustDomain: p.TrustDomain, Workload: p.Namespace + "/" + p.Name})
 }
 
-// apply runs a view with what only this pod knows filled in.
+// apply runs a view with what only this pod knows filled in. Of one that can't be run the DNS server learns nothing, unless it is
+// the first: that is tried again until it can.
 func (p *podlife) apply(v *mesh.View) error {
+	p.applying.Lock()
+	defer p.applying.Unlock()
 	v = p.assigner.Fill(v)
 	if n := p.n.cfg.Pod.TrustedProxies; n != nil {
 		own := *v
 		own.Mesh.NumTrustedProxies = *n
 		v = &own
 	}
-	if err := p.n.corridors.apply(v); err != nil {
-		return err
-	}
-	if p.dns != nil {
+	err := p.n.corridors.apply(v)
+	if p.dns != nil && (err == nil || p.n.corridors.current() == nil) {
 		p.dns.Set(dns.NewTable(v))
 	}
-	return nil
+	return err
 }
 
 // ready says whether the pod may be given traffic.

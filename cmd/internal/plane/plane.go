@@ -158,4 +158,3 @@ func (p *Plane) serveAdmin(ctx context.Context, s *admin.Server) error {
 	}
 	return nil
 }
-

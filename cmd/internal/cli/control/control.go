@@ -89,6 +89,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON whenever the workloads change")
 	_ = f.MarkHidden("listen-fd")
 	_ = f.MarkHidden("ready-fd")
+	c.AddCommand(kubeCommand())
 	return c
 }
 

@@ -84,6 +84,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags or in the t
 	f.DurationVar(&cfg.TTL, "workload-cert-ttl", 0, "lifetime to ask for (default: the CA's)")
 	f.IntVar(&readyFD, "ready-fd", 0, "inherited pipe that takes a line of JSON when ready")
 	_ = f.MarkHidden("ready-fd")
+	c.AddCommand(podCommand(), captureCommand(), waitCommand())
 	return c
 }
 

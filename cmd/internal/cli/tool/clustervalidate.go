@@ -84,6 +84,9 @@ func (s *survey) run(ctx context.Context) error {
 	if s.namespace != "" {
 		s.problems = slices.DeleteFunc(s.problems, func(p mesh.Problem) bool { return p.Key.Namespace != s.namespace })
 	}
+	for i := range s.problems {
+		s.problems[i].Position = mesh.Position{} // there is no file
+	}
 	slices.SortStableFunc(s.problems, func(a, b mesh.Problem) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return nil
 }
@@ -226,7 +229,6 @@ func (s *survey) parse(u *unstructured.Unstructured) {
 	}
 	objects, problems := mesh.Parse("", data, mesh.ParseOptions{TrustDomain: s.trustDomain, RootNamespace: s.root, Now: time.Now(), Judge: compile.Judge(s.trustDomain, s.control)})
 	for i := range problems {
-		problems[i].Position = mesh.Position{}
 		if problems[i].Key == (mesh.Key{}) {
 			problems[i].Key = key
 		}
@@ -247,7 +249,7 @@ func (s *survey) pass(u *unstructured.Unstructured, group string) {
 	}
 	_, problems := mesh.Parse("", text, mesh.ParseOptions{}) // says what to use instead
 	for _, p := range problems {
-		p.Severity, p.Position = mesh.Warning, mesh.Position{}
+		p.Severity = mesh.Warning
 		s.problems = append(s.problems, p)
 	}
 }

@@ -58,8 +58,8 @@ type WorkloadSelector struct {
 type LabelValue string
 
 // TargetRef is GEP-713's reference to an object of the same namespace.
-// +kubebuilder:validation:XValidation:rule="self.kind == 'Service' ? (!has(self.group) || self.group in ['', 'core']) : (has(self.group) && self.group == 'networking.istio.io')",message="group must be empty for a Service and networking.istio.io for the other kinds"
-// +kubebuilder:validation:XValidation:rule="!has(self.sectionName) || self.sectionName == '' || self.kind == 'VirtualService'",message="sectionName names an http route, and only a VirtualService has them"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'Service' ? (!has(self.group) || (size(self.group) == 0 || self.group == 'core')) : (has(self.group) && self.group == 'networking.istio.io')",message="group must be empty for a Service and networking.istio.io for the other kinds"
+// +kubebuilder:validation:XValidation:rule="!has(self.sectionName) || size(self.sectionName) == 0 || self.kind == 'VirtualService'",message="sectionName names an http route, and only a VirtualService has them"
 type TargetRef struct {
 	// The API group: empty for a Service, networking.istio.io for the other kinds.
 	// +optional
@@ -133,7 +133,7 @@ type ClientSelector struct {
 }
 
 // HeaderMatch matches a header. Distinct counts each value by itself.
-// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && self.value != '')",message="value must be set, save for type Distinct, which counts every value by itself"
+// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && size(self.value) > 0)",message="value must be set, save for type Distinct, which counts every value by itself"
 type HeaderMatch struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -175,7 +175,7 @@ type PathMatch struct {
 }
 
 // SourceMatch matches the address of the peer. Distinct counts each address, of the block if one is given, by itself.
-// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') || (has(self.value) && self.value != '')",message="value must be set, save for type Distinct"
+// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') || (has(self.value) && size(self.value) > 0)",message="value must be set, save for type Distinct"
 type SourceMatch struct {
 	// Exact where unset.
 	// +optional
@@ -190,7 +190,7 @@ type SourceMatch struct {
 }
 
 // QueryParamMatch matches a parameter of the query. Distinct counts each value by itself.
-// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && self.value != '')",message="value must be set, save for type Distinct, which counts every value by itself"
+// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && size(self.value) > 0)",message="value must be set, save for type Distinct, which counts every value by itself"
 type QueryParamMatch struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -208,7 +208,7 @@ type QueryParamMatch struct {
 }
 
 // IdentityMatch matches the peer's SPIFFE ID. Distinct counts each identity by itself.
-// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && self.value != '')",message="value must be set, save for type Distinct, which counts every value by itself"
+// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type == 'Distinct') != (has(self.value) && size(self.value) > 0)",message="value must be set, save for type Distinct, which counts every value by itself"
 type IdentityMatch struct {
 	// Exact where unset.
 	// +optional
