@@ -105,7 +105,7 @@ func TestNothingLost(t *testing.T) {
 		rollout(t, "busy", "pay")
 		loaded(t, "busy", "away", "50", url, func() {
 			kubectl(t, "", "-n", system, "scale", "deployment/signetd", "--replicas=0")
-			kubectl(t, "", "-n", system, "wait", "--for=delete", "pod", "-l", "app=signetd", "--timeout=60s")
+			kubectl(t, "", "-n", system, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=signetd", "--timeout=60s")
 			back := away(t, "apiserver")
 			time.Sleep(2 * time.Minute)
 			back()

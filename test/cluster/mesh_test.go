@@ -38,7 +38,7 @@ func install(t *testing.T, args ...string) {
 	apply(t, signet(t, "", append([]string{"install"}, args...)...))
 	t.Cleanup(func() {
 		if t.Failed() {
-			logs, _ := tryKubectl("", "-n", system, "logs", "-l", "app=signetd", "--tail=60", "--prefix")
+			logs, _ := tryKubectl("", "-n", system, "logs", "-l", "app.kubernetes.io/name=signetd", "--tail=25")
 			t.Logf("control plane:\n%s", logs)
 		}
 		if os.Getenv("SIGNET_KEEP_MESH") == "" {
@@ -108,7 +108,7 @@ spec:
 	if w.noService {
 		return out
 	}
-	return out + fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {selector: {app: %[1]s}, ports: [{%sport: 80, targetPort: 8080}]}\n", w.name, w.ns, port)
+	return out + fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {selector: {app: %[1]s}, ports: [{%[3]sport: 80, targetPort: 8080}]}\n", w.name, w.ns, port)
 }
 
 func deploy(t *testing.T, all ...workload) {

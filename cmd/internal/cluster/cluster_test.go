@@ -46,8 +46,12 @@ type lab struct {
 }
 
 func newLab(t *testing.T) *lab {
-	// The API server's client keeps connections to it.
-	t.Cleanup(func() { goleak.VerifyNone(t, goleak.IgnoreCurrent()) })
+	before := goleak.IgnoreCurrent()
+	// The API server's clients share connections, which stay open beyond a test.
+	t.Cleanup(func() {
+		goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run"),
+			goleak.IgnoreAnyFunction("net/http/internal/http2.(*clientConnReadLoop).run"))
+	})
 	client, err := kubernetes.NewForConfig(api)
 	if err != nil {
 		t.Fatal(err)
@@ -316,10 +320,10 @@ func (l *lab) get(r *replica, path string, into any) {
 func TestWrongTokensGetNothing(t *testing.T) {
 	l := newLab(t)
 	l.namespace("signet-two")
-	l.namespace("orders")
-	gone := l.pod("orders", "gone-0", "gone", "10.9.1.1")
+	l.namespace("parcels")
+	gone := l.pod("parcels", "gone-0", "gone", "10.9.1.1")
 	r := l.start("signet-two", "signetd-0", nil)
-	roots := l.roots("orders")
+	roots := l.roots("parcels")
 	ask := func(token string) error {
 		client, err := caclient.New(caclient.Options{Addr: r.cfg.Listener.Addr().String(), TrustDomain: "cluster.local",
 			Bearer: func() (string, error) { return token, nil }, Roots: func() ([]*x509.Certificate, error) { return roots, nil }, Timeout: 10 * time.Second})
@@ -353,7 +357,7 @@ func TestWrongTokensGetNothing(t *testing.T) {
 		t.Error("a token for another audience got a certificate")
 	}
 	now := int64(0)
-	l.must(l.client.CoreV1().Pods("orders").Delete(t.Context(), gone.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
+	l.must(l.client.CoreV1().Pods("parcels").Delete(t.Context(), gone.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	time.Sleep(300 * time.Millisecond)
 	if err := ask(good); err == nil {
 		t.Error("the token of a pod that is gone got a certificate")

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,8 +163,9 @@ func TestOtherProbes(t *testing.T) {
 
 // TestMerge is the program's metrics behind the sidecar's, in both forms, and without them when the program fails.
 func TestMerge(t *testing.T) {
-	var answer http.HandlerFunc
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) { answer(rw, req) }))
+	var answer atomic.Pointer[http.HandlerFunc]
+	set := func(h http.HandlerFunc) { answer.Store(&h) }
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) { (*answer.Load())(rw, req) }))
 	defer srv.Close()
 	own := prometheus.NewRegistry()
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "own_total"})
@@ -193,17 +195,17 @@ func TestMerge(t *testing.T) {
 		return rec.Header().Get("Content-Type"), string(b)
 	}
 	plain := func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "app_total 7") }
-	answer = plain
+	set(plain)
 	if kind, b := scrape("Accept-Encoding", "gzip"); !strings.Contains(kind, "text/plain") || !strings.HasSuffix(b, "own_total 0\napp_total 7\n") {
 		t.Errorf("%s: %q", kind, b)
 	}
-	answer = func(rw http.ResponseWriter, req *http.Request) {
+	set(func(rw http.ResponseWriter, req *http.Request) {
 		if !strings.Contains(req.Header.Get("Accept"), openMetrics) {
 			t.Error("the program was not asked for OpenMetrics")
 		}
 		rw.Header().Set("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
 		fmt.Fprint(rw, "# TYPE app counter\napp_total 7\n# EOF\n")
-	}
+	})
 	kind, b := scrape("Accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
 	if mediaType(kind) != openMetrics || strings.Count(b, "# EOF") != 1 || !strings.HasSuffix(b, "app_total 7\n# EOF\n") || !strings.Contains(b, "# TYPE own counter\nown_total 0.0\n") {
 		t.Errorf("%s: %q", kind, b)
@@ -222,7 +224,7 @@ func TestMerge(t *testing.T) {
 			}
 		},
 	} {
-		answer = bad
+		set(bad)
 		if _, b := scrape(scrapeTimeout, "0.5"); !strings.Contains(b, "own_total 0") || strings.Contains(b, "app_total") {
 			t.Errorf("%s: %d bytes, %.300q", name, len(b), b)
 		}
