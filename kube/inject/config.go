@@ -105,7 +105,7 @@ type Capture struct {
 // DefaultHub and DefaultTag are those of images built by `make images`.
 const (
 	DefaultHub = "registry.local/signet"
-	DefaultTag = "latest"
+	DefaultTag = "0.5.0"
 )
 
 // DefaultConfig is what holds for keys that are left out.

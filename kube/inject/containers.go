@@ -94,6 +94,7 @@ func (c *Config) env(pod *corev1.Pod, w *wishes, e environment) []corev1.EnvVar 
 		{Name: "SIGNET_REVISION", Value: c.Revision},
 		{Name: "SIGNET_LOG_LEVEL", Value: w.logLevel},
 		{Name: "SIGNET_DNS", Value: strconv.FormatBool(w.dns)},
+		{Name: "SIGNET_NATIVE", Value: strconv.FormatBool(w.native)},
 		{Name: "SIGNET_GRACE_SECONDS", Value: strconv.FormatInt(grace, 10)},
 		{Name: "PROXY_CONFIG", Value: literal(e.proxy)},
 		{Name: "SIGNET_PROBERS", Value: literal(e.probers)},

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/signet-mesh/signet/deploy/charts"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -99,4 +102,12 @@ func render(t *testing.T, in string) string {
 		head.WriteString("# warning: " + w + "\n")
 	}
 	return head.String() + string(b)
+}
+
+// TestDefaultTag: what is compiled in names the images that `make images` builds.
+func TestDefaultTag(t *testing.T) {
+	chart, err := fs.ReadFile(charts.Signet(), "Chart.yaml")
+	if err != nil || !strings.Contains(string(chart), "\nappVersion: "+DefaultTag+"\n") {
+		t.Errorf("DefaultTag is %q, the chart says\n%s%v", DefaultTag, chart, err)
+	}
 }

@@ -14,7 +14,8 @@ func TestMesh(t *testing.T) {
 	namespace(t, "shop", "istio-injection=enabled")
 	namespace(t, "ops")
 	namespace(t, "plain")
-	deploy(t, workload{ns: "shop", name: "cart"}, workload{ns: "shop", name: "pay", replicas: 2, serve: "--linger 1s --echo :9000"},
+	deploy(t, workload{ns: "shop", name: "cart"}, 
+		workload{ns: "shop", name: "pay", replicas: 2, serve: "--linger 1s --echo :9000", portName: "web", ports: ", {name: echo, port: 9000}"},
 		workload{ns: "plain", name: "outsider"})
 	byHand(t, workload{ns: "ops", name: "audit"})
 
@@ -81,8 +82,9 @@ func identities(t *testing.T) {
 	if r := call(t, "plain", "deploy/outsider", pay).reply(t); caller(r) != "" {
 		t.Errorf("a caller without a sidecar shows %q", caller(r))
 	}
-	if got := kubectl(t, "", "-n", "shop", "exec", "deploy/cart", "-c", "app", "--", "/app", "tcp", "pay.shop:9000", "echoed"); got != "" {
-		t.Logf("undeclared port: %q", got)
+	// Neither "web" nor "echo" declares a protocol: the first bytes do.
+	if got := kubectl(t, "", "-n", "shop", "exec", "deploy/cart", "-c", "app", "--", "/app", "tcp", "pay.shop:9000", "echoed"); got != "echoed\n" {
+		t.Errorf("TCP on an undeclared port: %q", got)
 	}
 }
 

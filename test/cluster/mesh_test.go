@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,6 +62,7 @@ type workload struct {
 	annotations       string // YAML flow, of the pods
 	template          string // more of the pod's spec, in YAML with six spaces
 	lines             string // more of the application's container, in YAML with eight spaces
+	ports             string // more of the Service's ports, YAML flow
 	noService         bool
 }
 
@@ -96,11 +98,11 @@ spec:
       containers:
       - name: app
         image: registry.local/app:1
-        args: [%[7]s]
+        args: %[7]s
         ports: [{containerPort: 8080}]
         readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
 %[9]s
-`, w.ns, name, w.name, w.replicas, w.version, w.annotations, strings.Join(strings.Fields(args), ", "), w.template, w.lines)
+`, w.ns, name, w.name, w.replicas, w.version, w.annotations, list(args), w.template, w.lines)
 	if w.version != "v1" {
 		return out
 	}
@@ -108,7 +110,13 @@ spec:
 	if w.noService {
 		return out
 	}
-	return out + fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {selector: {app: %[1]s}, ports: [{%[3]sport: 80, targetPort: 8080}]}\n", w.name, w.ns, port)
+	return out + fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {selector: {app: %[1]s}, ports: [{%[3]sport: 80, targetPort: 8080}%[4]s]}\n", w.name, w.ns, port, w.ports)
+}
+
+// list is words as a list of JSON, which YAML takes.
+func list(words string) string {
+	b, _ := json.Marshal(strings.Fields(words))
+	return string(b)
 }
 
 func deploy(t *testing.T, all ...workload) {

@@ -269,7 +269,9 @@ func TestPodJoins(t *testing.T) {
 	}
 	const host = "depot.stock.svc.cluster.local"
 	ads.Ask(host, service.Spec.ClusterIP)
-	v = next(t, views, func(v *mesh.View) bool { return v.Asked[service.Spec.ClusterIP].Host == host && v.Asked[host].Host == host })
+	v = next(t, views, func(v *mesh.View) bool {
+		return v.Asked[service.Spec.ClusterIP].Host == host && v.Asked[host].Host == host
+	})
 	if len(v.Services) != 1 || len(v.Services[0].Endpoints[0]) != 1 {
 		t.Fatalf("services %+v", v.Services)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
 	"github.com/signet-mesh/signet/cmd/internal/explain"
+	"github.com/signet-mesh/signet/kube"
 	"github.com/signet-mesh/signet/kube/inject"
 )
 
@@ -31,18 +32,19 @@ pod that can't have one (hostNetwork, Windows, a container that runs as user 133
 out as it went in as well, and standard error says why. Comments and order are kept, save in JSON and in
 documents with YAML aliases.
 
-The settings are those compiled in, those of --config (the ConfigMap signet's key injection) or, with
---from-cluster, those that the control plane there has; flags change single ones.
+The settings are those of the control plane in the kubeconfig's cluster, those of --config (the ConfigMap
+signet's key injection) or, with --offline or where there is no kubeconfig, those compiled in; flags change
+single ones.
 
 Exit codes: 0 it was printed, 1 the cluster could not be asked, 2 a mistake in flags, files or objects;
 nothing was printed then.`
 
 // injection is the flags of `signet inject`.
 type injection struct {
-	files, set  []string
-	config      string
-	fromCluster bool
-	remote      remote
+	files, set []string
+	config     string
+	offline    bool
+	remote     remote
 }
 
 // settingFlags are flags that change one setting each.
@@ -57,14 +59,14 @@ func newInject() *cobra.Command {
 		Use: "inject -f FILE", Short: "Give the pods of a file their sidecars", Long: injectHelp,
 		Example: `  signet inject -f deployment.yaml | kubectl apply -f -
   kubectl get deployment web -o yaml | signet inject -f - | kubectl apply -f -
-  signet inject --from-cluster --set resources.requests.cpu=50m -f all.yaml | kubectl delete -f -`,
+  signet inject --offline --set resources.requests.cpu=50m -f all.yaml | kubectl delete -f -`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return i.run(c) },
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&i.files, "filename", "f", nil, "file to read, - for standard input; may be given several times")
 	f.StringVar(&i.config, "config", "", "file with injection settings (YAML)")
-	f.BoolVar(&i.fromCluster, "from-cluster", false, "take the settings of the cluster's control plane")
+	f.BoolVar(&i.offline, "offline", false, "take the settings compiled in; ask no cluster")
 	f.StringArrayVar(&i.set, "set", nil, "change one setting: KEY=VALUE, such as dns=true or resources.limits.memory=1Gi")
 	f.String("revision", "", "revision of the control plane (default signet)")
 	f.String("hub", "", "registry and folder of the images (default "+inject.DefaultHub+")")
@@ -128,14 +130,12 @@ func (i *injection) settings(c *cobra.Command) (*inject.Config, error) {
 	var err error
 	native := true
 	switch {
-	case i.config != "" && i.fromCluster:
-		return nil, cli.Mistake(errors.New("--config and --from-cluster exclude each other\nSee 'signet inject --help'"))
 	case i.config != "":
 		if text, err = explain.ReadFile(i.config, inject.MaxConfigBytes); err != nil {
 			return nil, cli.Mistake(err)
 		}
-	case i.fromCluster:
-		if text, native, err = i.ask(c.Context()); err != nil {
+	case !i.offline && (i.remote.kubeconfig != "" || i.remote.context != "" || i.remote.found()):
+		if text, native, err = i.ask(c); err != nil {
 			return nil, err
 		}
 	}
@@ -200,19 +200,23 @@ func put(values map[string]any, path []string, v any) error {
 }
 
 // ask reads the settings of a cluster's control plane, and whether its API server has native sidecars.
-func (i *injection) ask(ctx context.Context) (text []byte, native bool, err error) {
+func (i *injection) ask(c *cobra.Command) (text []byte, native bool, err error) {
 	k, err := i.remote.open()
 	if err != nil {
 		return nil, false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
 	defer cancel()
-	m, err := k.client.CoreV1().ConfigMaps(i.remote.system).Get(ctx, inject.ConfigMapName, metav1.GetOptions{})
+	name := inject.ConfigMapName
+	if r := c.Flags().Lookup("revision").Value.String(); r != "" && r != kube.DefaultRevision {
+		name += "-" + r
+	}
+	m, err := k.client.CoreV1().ConfigMaps(i.remote.system).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, false, cli.Mistake(fmt.Errorf("reading the settings of %s: there is no ConfigMap %s/%s: is Signet installed there?", k.name, i.remote.system, inject.ConfigMapName))
+		return nil, false, cli.Mistake(fmt.Errorf("reading the settings of %s: there is no ConfigMap %s/%s: is Signet installed there? (--offline takes the settings compiled in)", k.name, i.remote.system, name))
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("reading the settings of %s: %w", k.name, err)
+		return nil, false, fmt.Errorf("reading the settings of %s (--offline takes those compiled in): %w", k.name, err)
 	}
 	v, err := k.client.Discovery().ServerVersion()
 	if err != nil {

@@ -20,6 +20,7 @@ spec:
 `
 
 func TestInject(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		p := filepath.Join(dir, name)
@@ -51,8 +52,7 @@ func TestInject(t *testing.T) {
 		{"an unknown setting", "", []string{"-f", web, "--set", "x.y=1"}, cli.ExitMistake, nil, []string{`unknown field "x"`}},
 		{"a setting without a value", "", []string{"-f", web, "--set", "dns"}, cli.ExitMistake, nil, []string{"want KEY=VALUE"}},
 		{"a setting below a text", "", []string{"-f", web, "--set", "hub=a", "--set", "hub.b=c"}, cli.ExitMistake, nil, []string{`"hub" holds no other settings`}},
-		{"two sources", "", []string{"-f", web, "--config", settings, "--from-cluster"}, cli.ExitMistake, nil, []string{"exclude each other"}},
-		{"no kubeconfig", "", []string{"-f", web, "--from-cluster", "--kubeconfig", filepath.Join(dir, "none")}, cli.ExitMistake, nil, []string{"reading kubeconfig"}},
+		{"no kubeconfig", "", []string{"-f", web, "--kubeconfig", filepath.Join(dir, "none")}, cli.ExitMistake, nil, []string{"reading kubeconfig"}},
 		{"a fault", strings.Replace(webDeployment, "spec:\n      containers", "metadata: {annotations: {sidecar.istio.io/x: v}}\n    spec:\n      containers", 1), []string{"-f", "-"}, cli.ExitMistake, nil,
 			[]string{"-: document 1: Deployment web: injecting a sidecar: annotation sidecar.istio.io/x is not honoured: take it out"}},
 	} {
