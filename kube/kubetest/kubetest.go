@@ -59,6 +59,7 @@ func Start(crds ...string) (cfg *rest.Config, stop func() error, err error) {
 	args.Set("feature-gates", "ClusterTrustBundle=true", "ClusterTrustBundleProjection=true")
 	args.Set("runtime-config", "certificates.k8s.io/v1beta1/clustertrustbundles=true")
 	args.Set("authorization-mode", "RBAC")
+	args.Set("service-cluster-ip-range", "10.96.0.0/16")
 	if cfg, err = env.Start(); err != nil {
 		return nil, nil, fmt.Errorf("starting etcd and kube-apiserver: %w", err)
 	}

@@ -14,7 +14,7 @@ func TestMesh(t *testing.T) {
 	namespace(t, "shop", "istio-injection=enabled")
 	namespace(t, "ops")
 	namespace(t, "plain")
-	deploy(t, workload{ns: "shop", name: "cart"}, 
+	deploy(t, workload{ns: "shop", name: "cart"},
 		workload{ns: "shop", name: "pay", replicas: 2, serve: "--linger 1s --echo :9000", portName: "web", ports: ", {name: echo, port: 9000}"},
 		workload{ns: "plain", name: "outsider"})
 	byHand(t, workload{ns: "ops", name: "audit"})

@@ -39,7 +39,7 @@ func startPlane(ctx context.Context, cfg *rest.Config, dir string) (*plane, erro
 	began := time.Now()
 	p := &plane{control: "127.0.0.1:25012", metrics: "127.0.0.1:25014", roots: filepath.Join(dir, "roots.pem")}
 	p.cmd = exec.CommandContext(ctx, "bin/signetd", "kube", "--kubeconfig", config, "--control-address", p.control,
-		"--metrics-address", p.metrics, "--webhook-address", "127.0.0.1:25017")
+		"--metrics-address", p.metrics, "--webhook-address", "127.0.0.1:25017", "--alone")
 	p.cmd.Env = append(os.Environ(), "POD_NAME=signetd-0", "POD_NAMESPACE="+kube.SystemNamespace)
 	log, err := os.Create(filepath.Join(dir, "signetd.log"))
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/plane"
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/kube"
+	"github.com/signet-mesh/signet/kube/inject"
 	"github.com/signet-mesh/signet/kube/kubetest"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adsclient"
@@ -36,7 +37,7 @@ import (
 var api *rest.Config
 
 func TestMain(m *testing.M) {
-	kubetest.Main(m, func(cfg *rest.Config) { api = cfg }, "../../tmp/crds-src")
+	kubetest.Main(m, func(cfg *rest.Config) { api = cfg }, "deploy/crds")
 }
 
 // lab is one API server's client and what a test makes there.
@@ -363,5 +364,101 @@ func TestWrongTokensGetNothing(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	if err := ask(good); err == nil {
 		t.Error("the token of a pod that is gone got a certificate")
+	}
+}
+
+// Two replicas share the roots. One that is told to end is not ready at once but still serves; its clients go to the other one,
+// which leads then.
+func TestReplicas(t *testing.T) {
+	l := newLab(t)
+	l.namespace("signet-three")
+	l.namespace("wharf")
+	crane := l.pod("wharf", "crane-0", "crane", "10.9.2.1")
+	one := l.start("signet-three", "signetd-0", func(c *cluster.Config) { c.Linger = 2 * time.Second })
+	two := l.start("signet-three", "signetd-1", nil)
+	roots := l.roots("wharf")
+	// The certificate is of the first replica, the configuration of the second.
+	own, _, _ := l.proxy(one, crane, roots, kube.Audience)
+	for end := time.Now().Add(10 * time.Second); own.Current().SVID == nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	server, err := identity.ControlPlane("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	views := make(chan *mesh.View, 64)
+	ads, err := adsclient.New(adsclient.Config{Addr: two.cfg.Listener.Addr().String(), Source: own, Server: server, Namespace: "wharf", Workload: "crane-0",
+		Log: slog.New(slog.DiscardHandler), OnDemand: true, Apply: func(v *mesh.View) error { views <- v; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- ads.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	next(t, views, func(*mesh.View) bool { return true })
+
+	ended := make(chan error, 1)
+	go func() { ended <- one.stop() }()
+	for end := time.Now().Add(time.Second); l.code(one) != http.StatusServiceUnavailable; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a replica that ends is still ready")
+		}
+	}
+	late, _, _ := l.proxy(one, crane, roots, kube.Audience)
+	for end := time.Now().Add(time.Second); late.Current().SVID == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a replica that lingers does not issue")
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if got := l.code(two); got != http.StatusOK {
+		t.Errorf("the other replica: %d", got)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		lease, err := l.client.CoordinationV1().Leases("signet-three").Get(t.Context(), kube.LeaderLease, metav1.GetOptions{})
+		if err == nil && lease.Spec.HolderIdentity != nil && strings.HasPrefix(*lease.Spec.HolderIdentity, "signetd-1") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nobody leads: %+v, %v", lease, err)
+		}
+	}
+}
+
+// code is what the readiness probe is told.
+func (l *lab) code(r *replica) int {
+	l.t.Helper()
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}).Get("http://" + r.cfg.Metrics.Addr().String() + "/healthz/ready")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// The settings of injection are followed; what can't be read changes nothing.
+func TestInjectionIsFollowed(t *testing.T) {
+	l := newLab(t)
+	l.namespace("signet-four")
+	settings := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: inject.ConfigMapName}, Data: map[string]string{inject.ConfigKey: "defaultRevision: true\nsystemNamespace: signet-four\n"}}
+	settings, err := l.client.CoreV1().ConfigMaps("signet-four").Create(t.Context(), settings, metav1.CreateOptions{})
+	l.must(err)
+	l.namespace("bay")
+	l.start("signet-four", "signetd-0", nil)
+	l.roots("bay") // published in namespaces that name no revision
+	for _, text := range []string{"nonsense: 1", "defaultRevision: false\nsystemNamespace: signet-four\n"} {
+		settings.Data[inject.ConfigKey] = text
+		settings, err = l.client.CoreV1().ConfigMaps("signet-four").Update(t.Context(), settings, metav1.UpdateOptions{})
+		l.must(err)
+		time.Sleep(200 * time.Millisecond)
+		l.namespace("quay-" + strings.ToLower(text[:3]))
+	}
+	l.roots("quay-non") // made while broken settings were there: those before held
+	time.Sleep(500 * time.Millisecond)
+	if _, err := l.client.CoreV1().ConfigMaps("quay-def").Get(t.Context(), kube.BundleConfigMap, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("a namespace of nobody got the trust bundle: %v", err)
 	}
 }

@@ -184,8 +184,22 @@ func difference(before, after []string) (more, less []string) {
 	return more, less
 }
 
+// told is what 'signet install' prints for this cluster, and what it says on standard error.
+func told(t *testing.T, o install.Options) (text, said string, err error) {
+	t.Helper()
+	text, _, said, err = printed(t, o)
+	return text, said, err
+}
+
 // output is what 'signet install' would print for this cluster.
 func output(t *testing.T, o install.Options) (text string, kept []string, err error) {
+	t.Helper()
+	text, kept, said, err := printed(t, o)
+	t.Logf("\n%s", said)
+	return text, kept, err
+}
+
+func printed(t *testing.T, o install.Options) (text string, kept []string, said string, err error) {
 	t.Helper()
 	if o.Profile == "" {
 		o.Profile = "default"
@@ -195,31 +209,31 @@ func output(t *testing.T, o install.Options) (text string, kept []string, err er
 	}
 	values, err := o.Values()
 	if err != nil {
-		return "", nil, err
+		return "", nil, "", err
 	}
 	found, err := install.Look(t.Context(), config, o.Namespace, install.Revision(values))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := found.Decide(values); err != nil {
-		return "", nil, err
+		return "", nil, "", err
 	}
 	made, err := install.Render(values, o.Namespace, found.Version())
 	if err != nil {
-		return "", nil, err
+		return "", nil, "", err
 	}
 	kept = made.Without(found)
 	var b bytes.Buffer
 	made.Tell(&b, &o, found, kept)
-	t.Logf("\n%s", b.String())
+	said = b.String()
 	b.Reset()
 	if err := made.Print(&b); err != nil {
 		t.Fatal(err)
 	}
-	return b.String(), kept, nil
+	return b.String(), kept, said, nil
 }
 
-// remove is 'signet uninstall'.
+// remove is 'signet uninstall'. There is no controller manager, so namespaces end by the test's hand while it waits.
 func (a *api) remove(revision string, purge bool) string {
 	a.t.Helper()
 	plan, err := install.PlanRemoval(a.lasting(), config, "signet-system", revision, purge)
@@ -228,10 +242,33 @@ func (a *api) remove(revision string, purge bool) string {
 	}
 	var b bytes.Buffer
 	plan.Tell(&b)
-	if err := plan.Run(a.lasting(), io.Discard); err != nil {
+	ctx, stop := context.WithCancel(a.lasting())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.finish(ctx, "signet-system")
+	}()
+	err = plan.Run(a.lasting(), &b)
+	stop()
+	<-ended
+	if err != nil {
 		a.t.Fatal(err)
 	}
 	return b.String()
+}
+
+// finish ends a namespace once it has been deleting for a second.
+func (a *api) finish(ctx context.Context, name string) {
+	for ; ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+		ns, err := a.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		if err != nil || ns.DeletionTimestamp == nil || time.Since(ns.DeletionTimestamp.Time) < time.Second {
+			continue
+		}
+		ns.Spec.Finalizers = nil
+		if _, err := a.client.CoreV1().Namespaces().Finalize(ctx, ns, metav1.UpdateOptions{}); err == nil {
+			return
+		}
+	}
 }
 
 func unmarshal(body []byte, v any) error { return json.Unmarshal(body, v) }

@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,11 +28,27 @@ metadata: {name: istio-ca-root-cert, namespace: default, labels: {app.kubernetes
 ---
 apiVersion: v1
 kind: ConfigMap
-metadata: {name: signet-used.default, namespace: signet-system}
+metadata: {name: signet-used.default, namespace: signet-system, labels: {signet.dev/used: "true"}}
 ---
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: signet-last-good, namespace: signet-system}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: signet-last-good-old, namespace: signet-system}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: signetd-leader-old, namespace: signet-system}
+---
+apiVersion: certificates.k8s.io/v1beta1
+kind: ClusterTrustBundle
+metadata: {name: "signet.dev:workload:root", labels: {app.kubernetes.io/managed-by: signet}}
+spec:
+  signerName: signet.dev/workload
+  trustBundle: |
+BUNDLE
 ---
 apiVersion: v1
 kind: Secret
@@ -50,7 +67,23 @@ metadata: {name: istio-ca-root-cert, namespace: kube-public}
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: istio-ca-root-cert, namespace: kube-node-lease, labels: {istio.io/config: "true"}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: signet-ca-root-cert, namespace: kube-public}
 `
+
+// state is made, with a root that the API server takes.
+func state(t *testing.T) string {
+	t.Helper()
+	ca := string(config.CAData)
+	block, _ := pem.Decode([]byte(ca))
+	if block == nil {
+		t.Fatal("the API server's CA is no PEM")
+	}
+	root := strings.TrimSpace(string(pem.EncodeToMemory(block)))
+	return strings.ReplaceAll(made, "BUNDLE", "    "+strings.ReplaceAll(root, "\n", "\n    "))
+}
 
 // TestInstallAndUninstall: what install prints is taken by a real API server in one pass, and uninstall --purge leaves exactly
 // what was there before.
@@ -73,7 +106,7 @@ func TestInstallAndUninstall(t *testing.T) {
 			t.Errorf("applying %s %s again: %v", o.GetKind(), o.GetName(), err)
 		}
 	}
-	a.mustApply(made)
+	a.mustApply(state(t))
 	// The control plane does not run here: policies are refused rather than stored unseen.
 	policy := decode(t, "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: deny, namespace: default}, spec: {}}")[0]
 	if err := a.apply(policy); err == nil || !strings.Contains(err.Error(), "validator.signet.dev") {
@@ -91,8 +124,10 @@ func TestInstallAndUninstall(t *testing.T) {
 		t.Errorf("a policy after a plain removal: %v", err)
 	}
 
-	a.remove("signet", true)
-	a.gone("signet-system")
+	told = a.remove("signet", true)
+	if !strings.Contains(told, "waiting for namespaces/signet-system to go\n") || !strings.HasSuffix(told, "deleted namespaces/signet-system\n") {
+		t.Errorf("the namespace was not waited for:\n%s", told)
+	}
 	if more, less := difference(was, a.everything()); len(more)+len(less) > 0 {
 		t.Errorf("after uninstall --purge there is more:\n%s\nand less:\n%s", strings.Join(more, "\n"), strings.Join(less, "\n"))
 	}
@@ -201,8 +236,19 @@ func TestBesideIstio(t *testing.T) {
 		t.Errorf("alone=true beside Istio: %v, want a refusal that names --take-over", err)
 	}
 	a.mustApply(text)
+	if again, _, err := output(t, install.Options{Profile: "minimal"}); err != nil || again != text {
+		t.Errorf("the same again beside Istio gives something else: %v", err)
+	}
+	a.mustApply(taken)
+	again, said, err := told(t, install.Options{Profile: "minimal"})
+	if err != nil || again != taken || !strings.Contains(said, "stays this revision's") {
+		t.Errorf("without --take-over, what was taken over is not kept and told of: %v\n%s", err, said)
+	}
+	again, said, err = told(t, install.Options{Profile: "minimal", Set: []string{"takeOver=false"}})
+	if err != nil || again != text || !strings.Contains(said, "WARNING") {
+		t.Errorf("takeOver=false must give up the bare label, and warn: %v\n%s", err, said)
+	}
 	a.remove("signet", true)
-	a.gone("signet-system")
 	if more, less := difference(was, a.everything()); len(more)+len(less) > 0 {
 		t.Errorf("Istio is not as it was; more:\n%s\nless:\n%s", strings.Join(more, "\n"), strings.Join(less, "\n"))
 	}
@@ -221,7 +267,7 @@ func TestCanary(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.mustApply(first)
-	a.mustApply(made)
+	a.mustApply(state(t))
 	one := a.everything()
 	second, _, err := output(t, install.Options{Revision: "canary", Tag: "0.6.0"})
 	if err != nil {
@@ -231,6 +277,14 @@ func TestCanary(t *testing.T) {
 		t.Error("a second revision must leave the bare label to the first, and have its own image")
 	}
 	a.mustApply(second)
+	again, _, err := output(t, install.Options{})
+	if err != nil || !strings.Contains(again, " namespace.injector.signet.dev") || !strings.Contains(again, "--alone") {
+		t.Errorf("installed again beside another revision, the first one must keep what it has: %v", err)
+	}
+	own := `{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: signetd-leader-canary, namespace: signet-system}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: signet-last-good-canary, namespace: signet-system}}`
+	a.mustApply(own)
 	if more, less := difference(one, a.everything()); len(less) > 0 || len(more) < 10 {
 		t.Errorf("the second revision changed objects of the first: %v, and added %d", less, len(more))
 	}
@@ -242,6 +296,71 @@ func TestCanary(t *testing.T) {
 		t.Errorf("the first revision is not as it was; more:\n%s\nless:\n%s", strings.Join(more, "\n"), strings.Join(less, "\n"))
 	}
 	a.remove("signet", true)
+	if more, less := difference(was, a.everything()); len(more)+len(less) > 0 {
+		t.Errorf("more:\n%s\nless:\n%s", strings.Join(more, "\n"), strings.Join(less, "\n"))
+	}
+}
+
+// TestForeign: what somebody else put into the control plane's namespace keeps it, whatever Kubernetes makes there does not; and
+// into a namespace that is going nothing is installed.
+func TestForeign(t *testing.T) {
+	a := connect(t)
+	was := a.everything()
+	text, _, err := output(t, install.Options{Profile: "demo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.mustApply(text)
+	a.mustApply(`{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: signet-system}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: kube-root-ca.crt, namespace: signet-system}}
+---
+{apiVersion: v1, kind: Endpoints, metadata: {name: signetd, namespace: signet-system}}`)
+	deployment, err := a.client.AppsV1().Deployments("signet-system").Get(t.Context(), "signetd", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.mustApply(`{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: signetd-1, namespace: signet-system, ownerReferences: [{apiVersion: apps/v1, kind: Deployment, name: signetd, uid: "` + string(deployment.UID) + `"}]},
+spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}}`)
+	plugged := decode(t, `{apiVersion: v1, kind: Secret, metadata: {name: cacerts, namespace: signet-system}}
+---
+{apiVersion: batch/v1, kind: CronJob, metadata: {name: backup, namespace: signet-system}, spec: {schedule: "@daily", jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}}}}}`)
+	for _, o := range plugged {
+		if err := a.apply(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := a.remove("signet", true)
+	if !strings.Contains(told, "keep   namespaces/signet-system, which holds what is not Signet's: cronjobs/backup, secrets/cacerts\n") || strings.Contains(told, "deleted namespaces") {
+		t.Errorf("the namespace's foreign objects are not told of:\n%s", told)
+	}
+	for _, o := range plugged {
+		a.delete(o)
+	}
+	// A second run, and somebody is faster: after the plan. Nobody collects garbage here.
+	a.delete(decode(t, `{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: signetd-1, namespace: signet-system}}`)[0])
+	a.mustApply(text)
+	plan, err := install.PlanRemoval(t.Context(), config, "signet-system", "signet", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.apply(plugged[0]); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := plan.Run(t.Context(), &out); err != nil || !strings.Contains(out.String(), "keep namespaces/signet-system, which holds what is not Signet's: secrets/cacerts\n") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	for _, o := range append(plugged[:1], decode(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: kube-root-ca.crt, namespace: signet-system}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: signet-system}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: signet-system}}`)...) {
+		a.delete(o)
+	}
+	if _, err := install.Look(t.Context(), config, "signet-system", "signet"); err == nil || !strings.Contains(err.Error(), "is being deleted") {
+		t.Errorf("a look at a namespace that is going: %v", err)
+	}
 	a.gone("signet-system")
 	if more, less := difference(was, a.everything()); len(more)+len(less) > 0 {
 		t.Errorf("more:\n%s\nless:\n%s", strings.Join(more, "\n"), strings.Join(less, "\n"))

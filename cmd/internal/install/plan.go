@@ -50,16 +50,40 @@ func Revision(values map[string]any) string {
 }
 
 // Decide settles in values who owns the labels that name no revision: whoever lives there keeps them, unless they are taken over.
+// What this revision has already it keeps, unless values give it up: an upgrade must not take sidecars from pods.
 func (s *Survey) Decide(values map[string]any) error {
 	others := s.Others()
 	if others == "" {
 		return nil
 	}
-	if alone, said := values["alone"].(bool); said && alone {
+	alone, said := values["alone"].(bool)
+	if len(s.istio) == 0 && s.alone { // the others came later, and have let it be
+		if !said {
+			values["alone"] = true
+		}
+		return nil
+	}
+	if said && alone {
 		return fmt.Errorf("alone is set, but %s lives in this cluster; --take-over takes the labels that name no revision beside it", others)
 	}
 	values["alone"] = false
+	if _, said := values["takeOver"]; !said && s.bare {
+		values["takeOver"] = true
+	}
 	return nil
+}
+
+// change says what becomes of the labels that name no revision where this revision is installed already; "" where that is plain.
+func (s *Survey) change(o *Options, bare bool) string {
+	switch {
+	case s == nil || s.Others() == "":
+		return ""
+	case s.bare && !bare:
+		return "WARNING: istio-injection=enabled is this revision's now and will not be any more; new pods of such namespaces start without a sidecar of it"
+	case s.bare && !o.TakeOver:
+		return "istio-injection=enabled stays this revision's, as it is now, beside " + s.Others() + "; --set takeOver=false,alone=false gives it up"
+	}
+	return ""
 }
 
 // Without leaves out what is there already and is not ours, and names it.
@@ -89,7 +113,8 @@ func (r *Rendered) Tell(w io.Writer, o *Options, s *Survey, kept []string) {
 	}
 	alone := r.value("alone") == "true"
 	labels := "istio.io/rev=" + r.value("revision")
-	if alone || r.value("takeOver") == "true" {
+	bare := alone || r.value("takeOver") == "true"
+	if bare {
 		labels += ", istio-injection=enabled"
 	} else {
 		labels += " (istio-injection=enabled is left alone; --take-over takes it)"
@@ -101,6 +126,9 @@ func (r *Rendered) Tell(w io.Writer, o *Options, s *Survey, kept []string) {
 	rows = append(rows, [2]string{"labels", labels}, [2]string{"trust bundle", "ConfigMap " + bundle})
 	if len(kept) > 0 {
 		rows = append(rows, [2]string{"left alone", strings.Join(kept, ", ")})
+	}
+	if change := s.change(o, bare); change != "" {
+		rows = append(rows, [2]string{"note", change})
 	}
 	for _, row := range rows {
 		fmt.Fprintf(w, "%-13s %s\n", row[0], row[1])

@@ -15,30 +15,36 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
 	"github.com/signet-mesh/signet/kube"
+	"github.com/signet-mesh/signet/kube/source"
 )
 
-// How long the control plane's pods and each CustomResourceDefinition may take to go.
+// How long the control plane's pods, each CustomResourceDefinition and the namespace may take to go.
 const (
 	podsWait = 90 * time.Second
 	goneWait = 60 * time.Second
-	goneTick = 500 * time.Millisecond
-	listPage = 500
+	// A namespace goes once everything in it has, and its finalizers are done.
+	namespaceWait = 5 * time.Minute
+	goneTick      = 500 * time.Millisecond
+	listPage      = 500
 )
 
 // Removal is what taking Signet out of a cluster would delete.
 type Removal struct {
 	client    dynamic.Interface
+	discovery discovery.DiscoveryInterface
 	namespace string
 	revision  string
 	purge     bool
 	items     []item
-	kept      []string       // what stays, for people
-	injected  map[string]int // pods that still have a sidecar, by namespace
-	labelled  []string       // namespaces that still ask for this revision
+	kept      []string               // what stays, for people
+	injected  map[string]int         // pods that still have a sidecar, by namespace
+	labelled  []string               // namespaces that still ask for this revision
+	leaving   []schema.GroupResource // kinds whose definitions go
 }
 
 // item is one object to delete.
@@ -85,19 +91,26 @@ func PlanRemoval(ctx context.Context, cfg *rest.Config, namespace, revision stri
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
-	r := &Removal{client: client, namespace: namespace, revision: revision, purge: purge}
+	asked, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	r := &Removal{client: client, discovery: asked, namespace: namespace, revision: revision, purge: purge}
 	for _, gvr := range installed() {
 		found, err := r.list(ctx, gvr, "", metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf + "," + kube.LabelRevision + "=" + revision})
 		if err != nil {
 			return nil, err
 		}
 		for i := range found {
-			if found[i].GetLabels()["app.kubernetes.io/managed-by"] == "Helm" {
+			if found[i].GetLabels()[kube.LabelManagedBy] == "Helm" {
 				return nil, fmt.Errorf("%s %q belongs to a release of Helm; take it out by 'helm uninstall -n %s %s'", found[i].GetKind(), found[i].GetName(),
 					namespace, found[i].GetAnnotations()["meta.helm.sh/release-name"])
 			}
 		}
 		r.take(gvr, found)
+	}
+	if err := r.state(ctx, func(name string) bool { return name == r.lease() || name == r.lastGood() }); err != nil {
+		return nil, err
 	}
 	others, err := r.list(ctx, installed()[0], "", metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf + "," + kube.LabelRevision + "!=" + revision})
 	if err != nil {
@@ -111,6 +124,30 @@ func PlanRemoval(ctx context.Context, cfg *rest.Config, namespace, revision stri
 	return r, r.users(ctx)
 }
 
+// lease and lastGood are what the control plane of this revision keeps for itself alone.
+func (r *Removal) lease() string    { return kube.LeaderLease + r.suffix() }
+func (r *Removal) lastGood() string { return source.LastGoodConfigMap + r.suffix() }
+
+// suffix tells the objects of revisions apart, as in the chart.
+func (r *Removal) suffix() string {
+	if r.revision == kube.DefaultRevision {
+		return ""
+	}
+	return "-" + r.revision
+}
+
+// state takes ConfigMaps and Leases that a control plane keeps its state in, by their names in its namespace.
+func (r *Removal) state(ctx context.Context, which func(name string) bool) error {
+	for _, kind := range []schema.GroupVersionResource{resource("", "v1", "configmaps"), resource("coordination.k8s.io", "v1", "leases")} {
+		found, err := r.list(ctx, kind, r.namespace, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		r.take(kind, slices.DeleteFunc(found, func(o unstructured.Unstructured) bool { return !which(o.GetName()) }))
+	}
+	return nil
+}
+
 func (r *Removal) take(gvr schema.GroupVersionResource, found []unstructured.Unstructured) {
 	for i := range found {
 		one := item{gvr, found[i].GetNamespace(), found[i].GetName()}
@@ -121,45 +158,47 @@ func (r *Removal) take(gvr schema.GroupVersionResource, found []unstructured.Uns
 }
 
 // shared is what all revisions have in common: what the control plane publishes and keeps, and with purge what would be lost.
+// Revisions that were taken out another way left their state behind: it goes too, as nobody reads it any more.
 func (r *Removal) shared(ctx context.Context) error {
-	maps, leases := resource("", "v1", "configmaps"), resource("coordination.k8s.io", "v1", "leases")
-	if err := r.named(ctx, maps, "", kube.BundleConfigMap, anybody); err != nil {
-		return err
-	}
-	if err := r.named(ctx, maps, "", kube.IstioBundleConfigMap, ours); err != nil { // Istio's own stay
-		return err
-	}
-	if err := r.named(ctx, resource("certificates.k8s.io", "v1beta1", "clustertrustbundles"), "", kube.ClusterTrustBundle, anybody); err != nil {
-		return err
-	}
-	for _, kept := range []schema.GroupVersionResource{maps, leases} {
-		found, err := r.list(ctx, kept, r.namespace, metav1.ListOptions{})
-		if err != nil {
+	for _, name := range []string{kube.BundleConfigMap, kube.IstioBundleConfigMap} {
+		if err := r.named(ctx, resource("", "v1", "configmaps"), "", name); err != nil {
 			return err
 		}
-		r.take(kept, slices.DeleteFunc(found, func(o unstructured.Unstructured) bool { return !keptByControlPlane(o.GetName()) }))
+	}
+	for _, version := range []string{"v1", "v1beta1", "v1alpha1"} { // the first that is served
+		before := len(r.items)
+		if err := r.named(ctx, resource("certificates.k8s.io", version, "clustertrustbundles"), "", kube.ClusterTrustBundle); err != nil {
+			return err
+		}
+		if len(r.items) > before {
+			break
+		}
+	}
+	err := r.state(ctx, func(name string) bool {
+		return strings.HasPrefix(name, kube.UsedConfigMap) || strings.HasPrefix(name, kube.LeaderLease) || strings.HasPrefix(name, source.LastGoodConfigMap)
+	})
+	if err != nil {
+		return err
 	}
 	return r.lost(ctx)
-}
-
-// keptByControlPlane says whether a ConfigMap or Lease in its namespace is one that the control plane keeps its state in.
-func keptByControlPlane(name string) bool {
-	return strings.HasPrefix(name, kube.UsedConfigMap) || strings.HasPrefix(name, kube.LeaderLease) || strings.HasPrefix(name, "signet-last-good")
 }
 
 // lost is what --purge takes and a plain removal leaves.
 func (r *Removal) lost(ctx context.Context) error {
 	before := len(r.items)
-	if err := r.named(ctx, resource("", "v1", "secrets"), r.namespace, kube.RootsSecret, anybody); err != nil {
+	secrets := resource("", "v1", "secrets") // the CA's, even where it was restored without its labels
+	roots, err := r.list(ctx, secrets, r.namespace, metav1.ListOptions{FieldSelector: "metadata.name=" + kube.RootsSecret})
+	if err != nil {
 		return err
 	}
+	r.take(secrets, roots)
 	crds := resource("apiextensions.k8s.io", "v1", "customresourcedefinitions")
-	found, err := r.list(ctx, crds, "", metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf})
+	found, err := r.list(ctx, crds, "", metav1.ListOptions{LabelSelector: kube.LabelManagedBy + "=" + kube.ManagedBy})
 	if err != nil {
 		return err
 	}
 	r.take(crds, found)
-	if err := r.named(ctx, resource("", "v1", "namespaces"), "", r.namespace, ours); err != nil {
+	if err := r.home(ctx, found); err != nil {
 		return err
 	}
 	if r.purge {
@@ -172,18 +211,18 @@ func (r *Removal) lost(ctx context.Context) error {
 	return nil
 }
 
-func anybody(*unstructured.Unstructured) bool { return true }
+// ours says whether Signet made an object: the label is on all that it makes.
 func ours(o *unstructured.Unstructured) bool {
-	return o.GetLabels()[labelPartOf] == partOf || o.GetLabels()["app.kubernetes.io/managed-by"] == partOf
+	return o.GetLabels()[kube.LabelManagedBy] == kube.ManagedBy
 }
 
-// named takes the objects of one name, in one namespace or ("") in all.
-func (r *Removal) named(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string, which func(*unstructured.Unstructured) bool) error {
+// named takes our objects of one name, in one namespace or ("") in all. What somebody else made is not ours, whatever its name.
+func (r *Removal) named(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string) error {
 	found, err := r.list(ctx, gvr, namespace, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		return err
 	}
-	r.take(gvr, slices.DeleteFunc(found, func(o unstructured.Unstructured) bool { return !which(&o) }))
+	r.take(gvr, slices.DeleteFunc(found, func(o unstructured.Unstructured) bool { return !ours(&o) }))
 	return nil
 }
 
@@ -261,32 +300,51 @@ func (r *Removal) Tell(w io.Writer) {
 // and it may be run again.
 func (r *Removal) Run(ctx context.Context, w io.Writer) error {
 	for _, i := range r.items {
+		if i.resource.Resource == "namespaces" { // somebody may have put something in since the plan
+			foreign, err := r.foreign(ctx, true)
+			if err != nil {
+				return err
+			}
+			if len(foreign) > 0 {
+				fmt.Fprintln(w, "keep", r.holding(foreign))
+				continue
+			}
+		}
 		background := metav1.DeletePropagationBackground
 		err := r.client.Resource(i.resource).Namespace(i.namespace).Delete(ctx, i.name, metav1.DeleteOptions{PropagationPolicy: &background})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("deleting %s: %w", i, err)
 		}
-		fmt.Fprintln(w, "deleted", i)
-		switch i.resource.Resource {
-		case "deployments": // as long as it lives it would make again what is deleted next
-			err = r.wait(ctx, podsWait, "the control plane's pods", func() (bool, error) {
-				pods, err := r.list(ctx, resource("", "v1", "pods"), r.namespace, metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf + "," + kube.LabelRevision + "=" + r.revision})
-				return len(pods) == 0, err
-			})
-		case "customresourcedefinitions":
-			err = r.wait(ctx, goneWait, i.String(), func() (bool, error) {
-				_, err := r.client.Resource(i.resource).Get(ctx, i.name, metav1.GetOptions{})
-				if apierrors.IsNotFound(err) {
-					return true, nil
-				}
-				return false, err
-			})
-		default:
-			continue
+		if i.resource.Resource == "namespaces" {
+			fmt.Fprintln(w, "deleting", i)
+		} else {
+			fmt.Fprintln(w, "deleted", i)
 		}
-		if err != nil {
+		if err := r.leave(ctx, i, w); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// leave waits for what has to be gone before the next object is deleted, or before Signet can be installed again.
+func (r *Removal) leave(ctx context.Context, i item, w io.Writer) error {
+	switch i.resource.Resource {
+	case "deployments": // as long as it lives it would make again what is deleted next
+		return r.wait(ctx, podsWait, "the control plane's pods", func() (bool, error) {
+			pods, err := r.list(ctx, resource("", "v1", "pods"), r.namespace, metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf + "," + kube.LabelRevision + "=" + r.revision})
+			return len(pods) == 0, err
+		})
+	case "customresourcedefinitions":
+		return r.wait(ctx, goneWait, i.String(), func() (bool, error) {
+			_, err := r.client.Resource(i.resource).Get(ctx, i.name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return true, nil
+			}
+			return false, err
+		})
+	case "namespaces":
+		return r.waitForHome(ctx, w)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	admission "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,9 @@ import (
 
 // lookTimeout bounds the look at a cluster.
 const lookTimeout = 15 * time.Second
+
+// bareInjector is the webhook that takes namespaces with istio-injection=enabled.
+const bareInjector = "namespace.injector.signet.dev"
 
 const (
 	labelPartOf = "app.kubernetes.io/part-of"
@@ -32,6 +36,8 @@ type Survey struct {
 	revisions       []string // other revisions of Signet
 	foreign         []string // names of CustomResourceDefinitions that somebody else installed
 	namespace       bool     // the namespace is there, and is not ours
+	bare            bool     // this revision is installed and has the labels that name none
+	alone           bool     // this revision is installed and was told that it is alone
 }
 
 // Others names who else lives there; "" if nobody does.
@@ -74,7 +80,7 @@ func Look(ctx context.Context, cfg *rest.Config, namespace, revision string) (*S
 		return nil, fmt.Errorf("looking for CustomResourceDefinitions: %w", err)
 	}
 	for i := range crds.Items {
-		if crds.Items[i].Labels[labelPartOf] != partOf {
+		if crds.Items[i].Labels[kube.LabelManagedBy] != kube.ManagedBy {
 			s.foreign = append(s.foreign, crds.Items[i].Name)
 		}
 	}
@@ -83,8 +89,10 @@ func Look(ctx context.Context, cfg *rest.Config, namespace, revision string) (*S
 	case apierrors.IsNotFound(err):
 	case err != nil:
 		return nil, fmt.Errorf("looking for namespace %q: %w", namespace, err)
+	case ns.DeletionTimestamp != nil:
+		return nil, fmt.Errorf("namespace %q is being deleted, and nothing can be put into it until it is gone; try again then", namespace)
 	default:
-		s.namespace = ns.Labels[labelPartOf] != partOf
+		s.namespace = ns.Labels[kube.LabelManagedBy] != kube.ManagedBy
 	}
 	return s, nil
 }
@@ -101,6 +109,8 @@ func (s *Survey) controlPlanes(ctx context.Context, client kubernetes.Interface,
 		if m.Labels[labelPartOf] == partOf {
 			if rev := m.Labels[kube.LabelRevision]; rev != revision {
 				s.revisions = append(s.revisions, rev)
+			} else {
+				s.bare = slices.ContainsFunc(m.Webhooks, func(w admission.MutatingWebhook) bool { return w.Name == bareInjector })
 			}
 			continue
 		}
@@ -117,6 +127,13 @@ func (s *Survey) controlPlanes(ctx context.Context, client kubernetes.Interface,
 		if v.Labels[labelPartOf] != partOf && (strings.HasPrefix(v.Name, "istio-validator") || v.Labels["app"] == "istiod") {
 			s.istio = append(s.istio, "webhook "+v.Name)
 		}
+	}
+	own, err := client.AppsV1().Deployments(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: labelPartOf + "=" + partOf + "," + kube.LabelRevision + "=" + revision})
+	if err != nil {
+		return err
+	}
+	for i := range own.Items {
+		s.alone = s.alone || slices.ContainsFunc(own.Items[i].Spec.Template.Spec.Containers, func(c corev1.Container) bool { return slices.Contains(c.Args, "--alone") })
 	}
 	deployments, err := client.AppsV1().Deployments(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {

@@ -23,6 +23,7 @@ The cluster of the kubeconfig is looked at first (with --offline it is not, and 
   An Istio lives there    only istio.io/rev=REVISION is taken, until --take-over is given.
   Another revision of     the same: it keeps the labels, and both have one CA. With --take-over the new one
   Signet lives there      takes them as well; uninstall the old one then.
+  This revision is there  what it has it keeps, what --take-over took too, unless values say takeOver=false.
 
 CustomResourceDefinitions that are there and are not Signet's are left alone, and so is a namespace that is
 there.

@@ -20,7 +20,8 @@ an Istio beside it owns.
 
 Without --purge the CustomResourceDefinitions that Signet installed stay, with the objects of their kinds, and
 the CA in the Secret signet-ca with its namespace: an installation later goes on with them. With --purge they
-are deleted, and the identities of all workloads end with the CA.
+are deleted, and the identities of all workloads end with the CA. The namespace is kept where it holds anything
+that is not Signet's, such as a CA in the Secret cacerts; otherwise it is waited for until it is gone.
 
 Pods that still have a sidecar go on until their certificates expire and then reach nobody. As long as there
 are any it refuses; take the labels from their namespaces, restart them, and try again, or give --force.
