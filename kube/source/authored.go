@@ -198,11 +198,19 @@ func (s *Source) configKey() mesh.Key {
 	return mesh.Key{Group: mesh.GroupCore, Kind: mesh.KindConfigMap, Namespace: s.cfg.RootNamespace, Name: configName}
 }
 
-// rooted is the object of the MeshConfig with the root namespace that the command line says: that is where it was read.
+// rooted is the object of the MeshConfig with the root namespace that the command line says: that is where it was read. Of one
+// object it is one object, so that a snapshot that differs in something else does not seem to differ in this for every proxy.
 func (s *Source) rooted(o *mesh.Object) *mesh.Object {
 	if s.cfg.RootNamespace == mesh.DefaultRootNamespace && o == nil {
 		return nil
 	}
+	if s.root == nil || s.rootOf != o {
+		s.root, s.rootOf = s.withRoot(o), o
+	}
+	return s.root
+}
+
+func (s *Source) withRoot(o *mesh.Object) *mesh.Object {
 	config := &meshconfig.MeshConfig{}
 	out := &mesh.Object{Meta: mesh.Meta{Key: s.configKey(), Version: "v1"}}
 	if o != nil {

@@ -83,6 +83,8 @@ type Source struct {
 	records map[mesh.Key]*record      // of authored kinds
 	last    attempt                   // what the current snapshot was built of
 	told    map[string]bool           // problems that were logged
+	root    *mesh.Object              // what rooted made of rootOf, nil before the first
+	rootOf  *mesh.Object
 }
 
 // New is pure: nothing is asked before Run.

@@ -45,8 +45,9 @@ func TestUninstall(t *testing.T) {
 		}
 		return nil
 	})
+	after := everything(t)
 	for _, o := range before {
-		if !slices.Contains(everything(t), o) && !strings.HasPrefix(o, "Pod ") {
+		if !slices.Contains(after, o) && !strings.HasPrefix(o, "Pod ") {
 			t.Errorf("%s is gone", o)
 		}
 	}

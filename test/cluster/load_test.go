@@ -94,9 +94,6 @@ func TestNothingLost(t *testing.T) {
 			rollout(t, "busy", "pay")
 		})
 	})
-	t.Run("certificates of a minute are renewed", func(t *testing.T) {
-		loaded(t, "busy", "renew", "50", url, func() { time.Sleep(100 * time.Second) })
-	})
 	t.Run("the CA and the API server are away", func(t *testing.T) {
 		// Certificates that outlive the outage: the lifetime of a minute would end it by design.
 		apply(t, signet(t, "", "install", "--set", "workloadCertTTL=24h"))

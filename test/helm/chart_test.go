@@ -67,9 +67,15 @@ func values(t *testing.T, profile string, set ...string) map[string]any {
 // template is 'helm template --include-crds'.
 func template(t *testing.T, v map[string]any) (string, error) {
 	t.Helper()
+	return templateWith(t, v, true)
+}
+
+// templateWith is 'helm template', with or without CustomResourceDefinitions: they are most of the text, and no value changes them.
+func templateWith(t *testing.T, v map[string]any, definitions bool) (string, error) {
+	t.Helper()
 	install := action.NewInstall(&action.Configuration{})
 	install.ReleaseName, install.Namespace = "signet", namespace
-	install.ClientOnly, install.DryRun, install.IncludeCRDs = true, true, true
+	install.ClientOnly, install.DryRun, install.IncludeCRDs = true, true, definitions
 	install.KubeVersion = &chartutil.KubeVersion{Version: "v1.36.0", Major: "1", Minor: "36"}
 	release, err := install.Run(load(t), v)
 	if err != nil {

@@ -43,7 +43,11 @@ func render(t *testing.T, profile string, set ...string) rendered {
 	}
 	strict := json.NewSerializerWithOptions(json.DefaultMetaFactory, known, known, json.SerializerOptions{Yaml: true, Strict: true})
 	var all rendered
-	for doc := range strings.SplitSeq("\n"+mustTemplate(t, profile, set...), "\n---") {
+	text, err := templateWith(t, values(t, profile, set...), profile == "default" && len(set) == 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for doc := range strings.SplitSeq("\n"+text, "\n---") {
 		if len(documents(t, doc)) == 0 {
 			continue
 		}

@@ -30,6 +30,7 @@ import (
 // size is how large the mesh is.
 type size struct {
 	services, endpoints, streams, changes, processes, hosts int
+	program                                                 string
 }
 
 func main() {
@@ -40,6 +41,7 @@ func main() {
 	flag.IntVar(&s.hosts, "hosts", 3, "how many Services each of them uses")
 	flag.IntVar(&s.changes, "changes", 100, "how many endpoints change, one after another")
 	flag.IntVar(&s.processes, "processes", 4, "how many processes the streams are spread over")
+	flag.StringVar(&s.program, "signetd", "bin/signetd", "the program that is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -78,7 +80,7 @@ func run(ctx context.Context, s size) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	plane, err := startPlane(ctx, cfg, dir)
+	plane, err := startPlane(ctx, cfg, s.program, dir)
 	if err != nil {
 		return err
 	}

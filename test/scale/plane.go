@@ -31,14 +31,14 @@ type plane struct {
 	metrics        string
 }
 
-func startPlane(ctx context.Context, cfg *rest.Config, dir string) (*plane, error) {
+func startPlane(ctx context.Context, cfg *rest.Config, program, dir string) (*plane, error) {
 	config := filepath.Join(dir, "kubeconfig")
 	if err := writeKubeconfig(cfg, config); err != nil {
 		return nil, err
 	}
 	began := time.Now()
 	p := &plane{control: "127.0.0.1:25012", metrics: "127.0.0.1:25014", roots: filepath.Join(dir, "roots.pem")}
-	p.cmd = exec.CommandContext(ctx, "bin/signetd", "kube", "--kubeconfig", config, "--control-address", p.control,
+	p.cmd = exec.CommandContext(ctx, program, "kube", "--kubeconfig", config, "--control-address", p.control,
 		"--metrics-address", p.metrics, "--webhook-address", "127.0.0.1:25017", "--alone")
 	p.cmd.Env = append(os.Environ(), "POD_NAME=signetd-0", "POD_NAMESPACE="+kube.SystemNamespace)
 	log, err := os.Create(filepath.Join(dir, "signetd.log"))
@@ -49,7 +49,7 @@ func startPlane(ctx context.Context, cfg *rest.Config, dir string) (*plane, erro
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting bin/signetd (run 'make build' first): %w", err)
+		return nil, fmt.Errorf("starting %s (run 'make build' first): %w", program, err)
 	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {

@@ -120,6 +120,34 @@ func TestDefinitionsTakeTheDemo(t *testing.T) {
 	}
 }
 
+// TestEveryKindsColumns: each kind that is installed shows what became of its objects.
+func TestEveryKindsColumns(t *testing.T) {
+	a := connect(t)
+	a.define()
+	for _, plural := range []string{"security.istio.io/v1/authorizationpolicies", "security.istio.io/v1/peerauthentications", "security.istio.io/v1/requestauthentications",
+		"networking.istio.io/v1/virtualservices", "networking.istio.io/v1beta1/destinationrules", "networking.istio.io/v1/serviceentries", "networking.istio.io/v1/workloadentries",
+		"networking.istio.io/v1alpha3/sidecars", "policy.signet.dev/v1alpha1/regopolicies", "policy.signet.dev/v1alpha1/ratelimitpolicies"} {
+		var table metav1.Table
+		body, err := a.client.RESTClient().Get().AbsPath("/apis/"+plural).SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
+		if err == nil {
+			err = unmarshal(body, &table)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", plural, err)
+			continue
+		}
+		var shown []string
+		for _, c := range table.ColumnDefinitions {
+			if c.Priority == 0 {
+				shown = append(shown, c.Name)
+			}
+		}
+		if got := strings.Join(shown, " "); !strings.HasSuffix(got, " Accepted Programmed Age") || strings.HasSuffix(plural, "authorizationpolicies") && !strings.HasPrefix(got, "Name Action ") {
+			t.Errorf("%s shows %s", plural, got)
+		}
+	}
+}
+
 // TestColumns: kubectl get shows what a policy does and what became of it, for Istio's kinds and ours.
 func TestColumns(t *testing.T) {
 	a := connect(t)

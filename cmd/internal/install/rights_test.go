@@ -77,6 +77,21 @@ func lead(t *testing.T) *witness {
 	return w
 }
 
+// silence points a validating webhook at namespaces that are not there: nobody serves its Service here.
+func (a *api) silence(name string) {
+	a.t.Helper()
+	w, err := a.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(a.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for i := range w.Webhooks {
+		w.Webhooks[i].NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"nowhere": "yes"}}
+	}
+	if _, err := a.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Update(a.t.Context(), w, metav1.UpdateOptions{}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 // TestRights: the rights that the chart gives are enough for what the control plane does at work: nothing is forbidden to it, and
 // each thing that it has to write gets written.
 func TestRights(t *testing.T) {
@@ -87,19 +102,7 @@ func TestRights(t *testing.T) {
 	}
 	a.mustApply(text)
 	t.Cleanup(func() { a.remove("signet", true) })
-	// Nobody serves the webhook's Service here.
-	for _, name := range []string{"signet-validator"} {
-		w, err := a.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(t.Context(), name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range w.Webhooks {
-			w.Webhooks[i].NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"nowhere": "yes"}}
-		}
-		if _, err := a.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Update(t.Context(), w, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.silence("signet-validator")
 	a.mustApply(`{apiVersion: v1, kind: Namespace, metadata: {name: rights, labels: {istio-injection: enabled}}}
 ---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: good, namespace: rights}, spec: {}}
@@ -114,34 +117,29 @@ func TestRights(t *testing.T) {
 		a.gone("rights")
 	})
 	w := lead(t)
-	want := map[string]bool{
-		"POST /api/v1/namespaces/signet-system/secrets":                                                true,
-		"PUT /apis/coordination.k8s.io/v1/namespaces/signet-system/leases/signetd":                     false, // a renewal
-		"POST /apis/coordination.k8s.io/v1/namespaces/signet-system/leases":                            true,
-		"POST /api/v1/namespaces/rights/configmaps":                                                    true,
-		"POST /apis/certificates.k8s.io/v1beta1/clustertrustbundles":                                   true,
-		"GET /apis/certificates.k8s.io/v1/certificatesigningrequests":                                  true,
-		"PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/signet-injector":    true,
-		"PATCH /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/signet-validator": true,
-		"PATCH /apis/security.istio.io/v1/namespaces/rights/authorizationpolicies/good/status":         true,
-		"PATCH /apis/networking.istio.io/v1/namespaces/rights/virtualservices/lost/status":             true,
-		"PATCH /apis/policy.signet.dev/v1alpha1/namespaces/rights/ratelimitpolicies/few/status":        true,
-		"POST /apis/events.k8s.io/v1/namespaces/rights/events":                                         true,
-		"GET /openid/v1/jwks":                              true,
-		"GET /apis/networking.istio.io/v1/workloadentries": true,
-		"GET /apis/discovery.k8s.io/v1/endpointslices":     true,
+	want := []string{
+		"POST /api/v1/namespaces/signet-system/secrets",
+		"PUT /apis/coordination.k8s.io/v1/namespaces/signet-system/leases/signetd", // a renewal
+		"POST /apis/coordination.k8s.io/v1/namespaces/signet-system/leases",
+		"POST /api/v1/namespaces/rights/configmaps",
+		"POST /apis/certificates.k8s.io/v1beta1/clustertrustbundles",
+		"GET /apis/certificates.k8s.io/v1/certificatesigningrequests",
+		"PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/signet-injector",
+		"PATCH /apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/signet-validator",
+		"PATCH /apis/security.istio.io/v1/namespaces/rights/authorizationpolicies/good/status",
+		"PATCH /apis/networking.istio.io/v1/namespaces/rights/virtualservices/lost/status",
+		"PATCH /apis/policy.signet.dev/v1alpha1/namespaces/rights/ratelimitpolicies/few/status",
+		"POST /apis/events.k8s.io/v1/namespaces/rights/events",
+		"GET /openid/v1/jwks",
+		"GET /apis/networking.istio.io/v1/workloadentries",
+		"GET /apis/discovery.k8s.io/v1/endpointslices",
 	}
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		for line := range want {
-			if w.did(line) {
-				delete(want, line)
-			}
-		}
-		if len(want) == 0 {
+		if want = slices.DeleteFunc(want, w.did); len(want) == 0 {
 			break
 		}
 	}
-	for line := range want {
+	for _, line := range want {
 		t.Errorf("in half a minute there was no allowed %s", line)
 	}
 	w.mu.Lock()
