@@ -6,6 +6,7 @@
 # make vuln    known vulnerabilities; needs https://vuln.go.dev
 # make fuzz    each fuzz target for FUZZTIME (5s)
 # make bench   the sidecar pair beside its peers; make bench-policies: what deciding costs
+# make scale   signetd with 500 sidecars and 1,000 Services of a real API server (2 minutes)
 # make images     OCI images of HUB and TAG in bin/images; ARCH=amd64,arm64, PUSH=-push
 # make manifests  the generated files under deploy: CustomResourceDefinitions, kustomize base
 # make clean   remove what these made
@@ -16,7 +17,7 @@ HUB ?= registry.local/signet
 TAG ?= $(shell sed -n "s/^appVersion: *//p" deploy/charts/signet/Chart.yaml)
 ENVOY = $(CURDIR)/.cache/envoy/bin/envoy
 
-.PHONY: up build signet demo-tools setup test e2e lint vuln fuzz bench bench-policies images manifests clean
+.PHONY: up build signet demo-tools setup test e2e lint vuln fuzz bench bench-policies scale images manifests clean
 
 # One plain command, no shell between: signals reach signet, and it notices when make is gone.
 up: signet demo-tools
@@ -69,6 +70,9 @@ bench:
 
 bench-policies:
 	./test/bench/policies.sh
+
+scale: build setup
+	$(GO) run ./test/scale $(SCALE)
 
 images:
 	cd deploy/images && $(GO) run . -hub $(HUB) -tag $(TAG) -out $(CURDIR)/bin/images $(if $(ARCH),-arch $(ARCH)) $(PUSH)

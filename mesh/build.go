@@ -91,7 +91,7 @@ func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	if w.same {
 		b.dropped = w.findings.dropped
 		b.drop(w)
-		w.resort(o.previous)
+		w.exchange(o.previous)
 		return newSnapshot(w), append(b.problems, w.findings.problems...)
 	}
 	twice := len(b.problems)
@@ -166,27 +166,43 @@ func sortedObjects(m map[Key]*Object) []*Object {
 	return out
 }
 
+// exchange sorts the objects by key as an earlier world has them, from which this one differs in endpoints of Services only: an
+// object that changed has the place of its predecessor.
+func (w *world) exchange(prev *world) {
+	list := slices.Clone(prev.sorted())
+	for i, o := range w.order {
+		if was := prev.order[i]; o != was {
+			if at, ok := slices.BinarySearchFunc(list, was.Key, func(o *Object, k Key) int { return compareKeys(o.Key, k) }); ok {
+				list[at] = o
+			}
+		}
+	}
+	w.sorted = func() []*Object { return list }
+}
+
 // resort sorts the objects by key as an earlier world has them sorted.
 func (w *world) resort(prev *world) {
 	if prev == nil {
 		return
 	}
+	stands := func(o *Object) bool { return w.objects[o.Key] == o } // drop may have taken it out
 	old, kept := prev.sorted(), make(map[*Object]struct{}, len(w.objects))
-	keep := func(o *Object) bool { return w.objects[o.Key] == o }
 	for _, o := range old {
-		if keep(o) {
+		if stands(o) {
 			kept[o] = struct{}{}
 		}
 	}
 	var fresh []*Object
-	for _, o := range w.objects {
-		if _, ok := kept[o]; !ok {
-			fresh = append(fresh, o)
+	if len(kept) < len(w.objects) {
+		for _, o := range w.objects {
+			if _, ok := kept[o]; !ok {
+				fresh = append(fresh, o)
+			}
 		}
 	}
 	byKey := func(a, b *Object) int { return compareKeys(a.Key, b.Key) }
 	slices.SortFunc(fresh, byKey)
-	list := merged(old, fresh, keep, byKey)
+	list := merged(old, fresh, func(o *Object) bool { _, ok := kept[o]; return ok }, byKey)
 	w.sorted = func() []*Object { return list }
 }
 

@@ -27,6 +27,10 @@ func (e *entry) kubernetes() bool { return e.Kind == KindService }
 
 // readWorkloads reads the workloads; of unchanged objects they are those of an earlier world.
 func (w *world) readWorkloads(prev *world) {
+	if prev != nil && w.workloadsAre(prev) {
+		w.workloadOf, w.workloads, w.byName, w.byNamespace = prev.workloadOf, prev.workloads, prev.byName, prev.byNamespace
+		return
+	}
 	w.workloadOf = make(map[*Object]*Workload)
 	var old, fresh []*Workload
 	kept := make(map[*Workload]struct{})
@@ -50,10 +54,6 @@ func (w *world) readWorkloads(prev *world) {
 	if prev != nil {
 		old = prev.workloads
 	}
-	if prev != nil && len(fresh) == 0 && len(kept) == len(old) {
-		w.workloads, w.byName, w.byNamespace = prev.workloads, prev.byName, prev.byNamespace
-		return
-	}
 	slices.SortFunc(fresh, compareWorkloads)
 	w.workloads = merged(old, fresh, func(l *Workload) bool { _, ok := kept[l]; return ok }, compareWorkloads)
 	w.byName, w.byNamespace = make(map[string]*Workload, len(w.workloads)), make(map[string][]*Workload)
@@ -63,6 +63,20 @@ func (w *world) readWorkloads(prev *world) {
 		}
 		w.byNamespace[l.Namespace] = append(w.byNamespace[l.Namespace], l)
 	}
+}
+
+// workloadsAre reports whether the workloads are read of the very objects of an earlier world's.
+func (w *world) workloadsAre(prev *world) bool {
+	n := 0
+	for _, o := range w.order {
+		if _, ok := o.Spec.(*networking.WorkloadEntry); !ok {
+			continue
+		}
+		if n++; prev.workloadOf[o] == nil {
+			return false
+		}
+	}
+	return n == len(prev.workloadOf)
 }
 
 // compareWorkloads orders by namespace and name. Of a pod and a WorkloadEntry of one name the pod comes first: it is the one

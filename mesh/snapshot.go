@@ -44,6 +44,9 @@ func (s *Snapshot) Settings() Settings { return s.world.settings }
 // Objects are all objects that stand, sorted by key. The slice must not be modified.
 func (s *Snapshot) Objects() []*Object { return s.world.sorted() }
 
+// Object is the one of a key that stands, nil if there is none.
+func (s *Snapshot) Object(key Key) *Object { return s.world.objects[key] }
+
 // Workloads are all WorkloadEntries and pods, sorted by namespace and name. The slice must not be modified.
 func (s *Snapshot) Workloads() []*Workload { return s.world.workloads }
 

@@ -111,9 +111,11 @@ func inOrder(objects map[Key]*Object, prev *world) []*Object {
 		}
 	}
 	var fresh []*Object
-	for _, o := range objects {
-		if _, ok := known[o]; !ok {
-			fresh = append(fresh, o)
+	if len(known) < len(objects) {
+		for _, o := range objects {
+			if _, ok := known[o]; !ok {
+				fresh = append(fresh, o)
+			}
 		}
 	}
 	slices.SortFunc(fresh, older)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	//lint:ignore SA1019 client-go gives and takes these types
 	"k8s.io/apimachinery/pkg/util/httpstream"
 )
 

@@ -16,7 +16,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	//lint:ignore SA1019 client-go gives and takes these types
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	//lint:ignore SA1019 client-go gives and takes these types
 	httpspdy "k8s.io/apimachinery/pkg/util/httpstream/spdy"
 	words "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/kubernetes"

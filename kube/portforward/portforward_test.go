@@ -15,7 +15,9 @@ import (
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	//lint:ignore SA1019 client-go gives and takes these types
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	//lint:ignore SA1019 client-go gives and takes these types
 	httpspdy "k8s.io/apimachinery/pkg/util/httpstream/spdy"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"

@@ -154,19 +154,15 @@ type attempt struct {
 	objects  []*mesh.Object
 	snapshot *mesh.Snapshot // what follows is of it
 	problems []mesh.Problem
-	standing map[mesh.Key]*mesh.Object
 }
 
 // try builds a snapshot. What needs the whole mesh compiled for every workload (mesh.BuildOptions.Check) is not asked: it takes
 // seconds in a cluster of thousands of pods, while every change must be in force within tens of milliseconds. Each object was
 // judged by itself, and a proxy that can't run its part refuses it, keeps what it has and says so.
 func (s *Source) try(objects []*mesh.Object, previous *mesh.Snapshot) attempt {
-	a := attempt{objects: objects, standing: make(map[mesh.Key]*mesh.Object, len(objects))}
+	a := attempt{objects: objects}
 	a.snapshot, a.problems = mesh.Build(objects, mesh.BuildOptions{TrustDomain: s.cfg.TrustDomain, ClusterDomain: s.cfg.ClusterDomain,
 		Control: s.cfg.Control, Previous: previous})
-	for _, o := range a.snapshot.Objects() {
-		a.standing[o.Key] = o
-	}
 	return a
 }
 
@@ -212,25 +208,28 @@ func (r *record) standIn() *mesh.Object {
 // fallBack tries again with the last good versions of what does not stand beside the others. It is taken only if nothing else
 // comes to harm.
 func (s *Source) fallBack(first attempt) attempt {
-	again := slices.Clone(first.objects)
-	replaced := map[mesh.Key]bool{}
-	for i, o := range again {
-		r, stands := s.records[o.Key], first.standing[o.Key]
-		if r != nil && r.newest == o && r.last != nil && r.last != o && (stands == nil || stands.Quarantined()) {
-			again[i], replaced[o.Key] = r.last, true
+	replaced := map[*mesh.Object]*mesh.Object{}
+	for key, r := range s.records { // most of what stands is no record: pods, Services
+		stands := first.snapshot.Object(key)
+		if key != s.configKey() && r.newest != nil && r.last != nil && r.last != r.newest && (stands == nil || stands.Quarantined()) {
+			replaced[r.newest] = r.last
 		}
 	}
 	if len(replaced) == 0 {
 		return first
 	}
+	again := slices.Clone(first.objects)
+	for i, o := range again {
+		again[i] = cmp.Or(replaced[o], o)
+	}
 	second := s.try(again, first.snapshot)
-	for key, o := range second.standing {
-		if before := first.standing[key]; o.Quarantined() && before != nil && !before.Quarantined() {
+	for _, o := range second.snapshot.Objects() {
+		if before := first.snapshot.Object(o.Key); o.Quarantined() && before != nil && !before.Quarantined() {
 			return first
 		}
 	}
-	for key, o := range first.standing {
-		if !o.Quarantined() && second.standing[key] == nil {
+	for _, o := range first.snapshot.Objects() {
+		if !o.Quarantined() && second.snapshot.Object(o.Key) == nil {
 			return first
 		}
 	}
@@ -250,7 +249,7 @@ func (s *Source) settle(a attempt) {
 	var problems []mesh.Problem
 	kept := map[mesh.Key]saved{}
 	for key, r := range s.records {
-		o := a.standing[key]
+		o := a.snapshot.Object(key)
 		if key == s.configKey() && r.newest != nil {
 			o = r.newest // it may have been given a root namespace
 		}

@@ -21,7 +21,7 @@ const exportTo = "networking.istio.io/exportTo"
 // object is shared, also with tombstones and with objects that were trimmed before.
 
 func trimMeta(m *metav1.ObjectMeta, annotations ...string) {
-	m.ManagedFields, m.Finalizers, m.GenerateName, m.SelfLink = nil, nil, "", ""
+	m.ManagedFields, m.Finalizers, m.GenerateName = nil, nil, ""
 	var kept map[string]string
 	for _, name := range annotations {
 		if v, ok := m.Annotations[name]; ok {

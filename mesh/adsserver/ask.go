@@ -17,11 +17,12 @@ import (
 type asked struct {
 	last uint64
 	at   map[string]uint64
+	list []string // what names gives, nil when at has changed
 }
 
 func (a *asked) add(name string) {
 	a.last++
-	a.at[name] = a.last
+	a.at[name], a.list = a.last, nil
 	if len(a.at) <= adswire.MaxAsked {
 		return
 	}
@@ -34,7 +35,18 @@ func (a *asked) add(name string) {
 	delete(a.at, oldest)
 }
 
-func (a *asked) names() []string { return slices.Collect(maps.Keys(a.at)) }
+func (a *asked) remove(name string) {
+	delete(a.at, name)
+	a.list = nil
+}
+
+// names are all of them, which nobody modifies.
+func (a *asked) names() []string {
+	if a.list == nil {
+		a.list = slices.Collect(maps.Keys(a.at))
+	}
+	return a.list
+}
 
 // ask notes the names that a proxy asks for and those that it no longer needs. The first request of the type makes it a proxy
 // on demand, which begins with what it used before.
@@ -55,7 +67,7 @@ func (st *stream) ask(r *discovery.DeltaDiscoveryRequest) error {
 		return status.Errorf(codes.InvalidArgument, "%d names asked for at once, at most %d", n, adswire.MaxAsked)
 	}
 	for _, n := range r.GetResourceNamesUnsubscribe() {
-		delete(st.asked.at, n)
+		st.asked.remove(n)
 	}
 	for _, n := range r.GetResourceNamesSubscribe() {
 		if have, ok := mesh.Name(n); !ok || have != n {

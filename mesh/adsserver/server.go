@@ -141,12 +141,16 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 	return err
 }
 
-// ServerOptions are the options that the gRPC server of the shared control port needs for ADS: message sizes, and a
-// keepalive policy that allows the clients' pings every 30 s.
+// connectionBuffer is what gRPC reads ahead of a connection. Its default of 32 KiB would be most of what an idle stream holds.
+const connectionBuffer = 4 << 10
+
+// ServerOptions are the options that the gRPC server of the shared control port needs for ADS: message sizes, small buffers
+// for many idle connections, and a keepalive policy that allows the clients' pings every 30 s.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(adswire.MaxMessageBytes),
 		grpc.MaxSendMsgSize(adswire.MaxMessageBytes),
+		grpc.ReadBufferSize(connectionBuffer),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	}

@@ -256,10 +256,10 @@ func (st *stream) look() error {
 	if err != nil || !begun {
 		return err
 	}
-	if st.asked != nil {
-		st.note(v)
-	}
 	if st.view == nil || !v.Same(st.view) {
+		if st.asked != nil {
+			st.note(v)
+		}
 		st.view, st.dirty = v, true
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -124,6 +125,30 @@ func (p *plane) memory() int {
 		}
 	}
 	return 0
+}
+
+// inSync is how many proxies run on what they were last sent, as signetd says.
+func (p *plane) inSync() int {
+	r, err := http.Get("http://" + p.metrics + "/status")
+	if err != nil {
+		return 0
+	}
+	defer r.Body.Close()
+	var said struct {
+		Proxies []struct {
+			InSync bool `json:"inSync"`
+		} `json:"proxies"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&said); err != nil {
+		return 0
+	}
+	n := 0
+	for _, one := range said.Proxies {
+		if one.InSync {
+			n++
+		}
+	}
+	return n
 }
 
 // bytes is what signetd has pushed over ADS.

@@ -66,9 +66,13 @@ func program(t *testing.T, secure bool) (uint16, *http.Request) {
 		code, _ := strconv.Atoi(req.URL.Query().Get("code"))
 		rw.WriteHeader(max(code, 200))
 	})
-	mux.HandleFunc("/here", func(rw http.ResponseWriter, req *http.Request) { http.Redirect(rw, req, "/?code=503", 302) })
-	mux.HandleFunc("/there", func(rw http.ResponseWriter, req *http.Request) { http.Redirect(rw, req, "http://other.example/", 302) })
-	mux.HandleFunc("/round", func(rw http.ResponseWriter, req *http.Request) { http.Redirect(rw, req, "/round", 302) })
+	mux.HandleFunc("/here", func(rw http.ResponseWriter, req *http.Request) {
+		http.Redirect(rw, req, "/?code=503", http.StatusFound)
+	})
+	mux.HandleFunc("/there", func(rw http.ResponseWriter, req *http.Request) {
+		http.Redirect(rw, req, "http://other.example/", http.StatusFound)
+	})
+	mux.HandleFunc("/round", func(rw http.ResponseWriter, req *http.Request) { http.Redirect(rw, req, "/round", http.StatusFound) })
 	mux.HandleFunc("/slow", func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
 	srv := httptest.NewUnstartedServer(mux)
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)

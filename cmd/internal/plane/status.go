@@ -51,9 +51,10 @@ type findings struct {
 
 func (f *findings) set(s *mesh.Snapshot, all []mesh.Problem) {
 	quarantined := map[mesh.Key]bool{}
+	var closed []*mesh.Object
 	for _, o := range s.Objects() {
 		if o.Quarantined() {
-			quarantined[o.Key] = true
+			quarantined[o.Key], closed = true, append(closed, o)
 		}
 	}
 	told := map[mesh.Key]bool{}
@@ -75,8 +76,8 @@ func (f *findings) set(s *mesh.Snapshot, all []mesh.Problem) {
 		}
 		out = append(out, Problem{state, p.Key.Kind, p.Key.Namespace, p.Key.Name, where, p.Field, p.Message})
 	}
-	for _, o := range s.Objects() { // refused before the last start
-		if quarantined[o.Key] && !told[o.Key] {
+	for _, o := range closed { // refused before the last start
+		if !told[o.Key] {
 			out = append(out, Problem{State: "quarantined", Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Message: o.Annotations[mesh.QuarantineAnnotation]})
 		}
 	}

@@ -95,7 +95,7 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 
 // collectLess lets the heap grow to five times what lives before it is collected, where GOGC does not say otherwise. An
 // issuance leaves some 40 KiB of garbage and the control plane keeps a few MiB alive: at Go's default the collector takes a
-// tenth of the CPU of a busy CA.
+// tenth of the CPU of a busy CA. A cluster's control plane (kubeCommand) keeps hundreds of times that: there it would only be memory.
 func collectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)

@@ -45,7 +45,6 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in flags.`,
 			if err := flags.complete(&cfg); err != nil {
 				return err
 			}
-			collectLess()
 			p, err := cluster.New(cfg)
 			if err != nil {
 				return err
