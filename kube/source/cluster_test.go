@@ -403,3 +403,45 @@ func (l *lab) largeService(i, endpoints int) {
 		l.t.Error(err)
 	}
 }
+
+// A change that a proxy has no part in leaves its view made of what it was made of: nothing is computed or sent for it.
+func TestOthersChangeLeavesView(t *testing.T) {
+	l := newLab(t, "apart-system", "apart")
+	l.apply(resource(mesh.GroupNetworking, "workloadentries"), `
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: caller, namespace: apart}
+spec: {address: 10.77.0.1, serviceAccount: caller}
+`)
+	for _, name := range []string{"mine", "other"} {
+		_, err := l.client.CoreV1().Services("apart").Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}, metav1.CreateOptions{})
+		l.must(err)
+	}
+	f := l.follow(nil)
+	asked := []string{"mine.apart.svc.cluster.local"}
+	before, ok := f.Current().Demand("apart", "caller", asked)
+	if !ok || len(before.Services) != 1 {
+		t.Fatalf("no view of one service: %+v", before)
+	}
+	port, name := int32(8080), "http"
+	endpoint := func(service, address string) {
+		_, err := l.client.DiscoveryV1().EndpointSlices("apart").Create(t.Context(), &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Name: service + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+			AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{address}}}}, metav1.CreateOptions{})
+		l.must(err)
+		f.soon(address, func() bool {
+			v, ok := f.Current().Demand("apart", "caller", []string{service + ".apart.svc.cluster.local"})
+			return ok && len(v.Services) == 1 && len(v.Services[0].Endpoints[0]) == 1
+		})
+	}
+	endpoint("other", "10.77.0.3")
+	if after, ok := f.Current().Demand("apart", "caller", asked); !ok || !after.Same(before) {
+		t.Error("another Service's endpoint made another view")
+	}
+	endpoint("mine", "10.77.0.2")
+	if after, ok := f.Current().Demand("apart", "caller", asked); !ok || after.Same(before) {
+		t.Error("an endpoint of its own made no other view")
+	}
+}

@@ -35,6 +35,9 @@ func TestMesh(t *testing.T) {
 	t.Run("programs that start early, end late or call from init containers lose nothing", lifecycles)
 	t.Run("objects say how they fare", conditions)
 	t.Run("signet status, why and top reach pods", tools)
+	t.Run("Pod Security that forbids the init container is named in the refusal", podSecurity)
+	t.Run("certificate requests are signed when approved and true", certificateRequests)
+	t.Run("a CA of one's own is taken while everything runs, a broken one is not", pluggedCA)
 }
 
 // byHand deploys what `signet inject` made of YAML.

@@ -207,11 +207,11 @@ metadata: {name: explained, namespace: shop}
 spec: {selector: {matchLabels: {app: pay}}, action: DENY, rules: [{from: [{source: {namespaces: [ops]}}]}]}
 `)
 	answered(t, 5*time.Second, 403, "ops", "deploy/audit", pay)
-	why, err := trySignet("", "why", "--from", "ops/audit", "--to", "shop/pay", "--path", "/")
+	why, err := trySignet("", "why", "--from", "ops/audit", "--to", "shop/pay:8080", "--path", "/")
 	if !strings.Contains(why, "explained") {
 		t.Errorf("why: %v\n%s", err, why)
 	}
-	top, err := trySignet("", "top", "--namespace", "shop")
+	top, err := trySignet("", "top", "--once", "--namespace", "shop")
 	if !strings.Contains(top, "explained") {
 		t.Errorf("top: %v\n%s", err, top)
 	}

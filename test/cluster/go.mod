@@ -2,4 +2,4 @@ module github.com/signet-mesh/signet/test/cluster
 
 go 1.26.0
 
-require golang.org/x/sys v0.49.0 // indirect
+require golang.org/x/sys v0.49.0

@@ -15,6 +15,15 @@ import (
 // loaded runs a pod that calls at a fixed rate whatever happens (open loop) while do does something, and gives its report.
 func loaded(t *testing.T, ns, name, rate string, urls []string, do func()) {
 	t.Helper()
+	stop := underLoad(t, ns, name, rate, urls)
+	do()
+	time.Sleep(3 * time.Second)
+	stop()
+}
+
+// underLoad begins to call; what it returns ends that, and fails the test if one request failed.
+func underLoad(t *testing.T, ns, name, rate string, urls []string) (stop func()) {
+	t.Helper()
 	pod := "load-" + name
 	args, _ := json.Marshal(append([]string{"load", "-rate", rate}, urls...))
 	apply(t, fmt.Sprintf(`
@@ -28,31 +37,32 @@ spec:
 `, pod, ns, args))
 	kubectl(t, "", "-n", ns, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=60s")
 	time.Sleep(3 * time.Second)
-	do()
-	time.Sleep(3 * time.Second)
-	// The pod's main process ends at SIGTERM with its report as its last line.
-	logs := make(chan string, 1)
-	go func() {
-		out, _ := tryKubectl("", "-n", ns, "logs", "-f", pod, "-c", "app")
-		logs <- out
-	}()
-	time.Sleep(500 * time.Millisecond)
-	kubectl(t, "", "-n", ns, "delete", "pod", pod)
-	var r struct {
-		Sent, Failed int
-		Codes        map[string]int
-		Errors       []string
-		P50          float64 `json:"p50ms"`
-		P99          float64 `json:"p99ms"`
-		Max          float64 `json:"maxms"`
-	}
-	out := <-logs
-	if err := json.Unmarshal([]byte(strings.TrimSpace(out)), &r); err != nil || r.Sent == 0 {
-		t.Fatalf("report %q: %v", out, err)
-	}
-	t.Logf("%d requests, %d failed, p50 %.1f ms, p99 %.1f ms, max %.0f ms", r.Sent, r.Failed, r.P50, r.P99, r.Max)
-	if r.Failed > 0 {
-		t.Errorf("%d of %d requests failed: %v\n%s", r.Failed, r.Sent, r.Codes, strings.Join(r.Errors, "\n"))
+	return func() {
+		t.Helper()
+		// The pod's main process ends at SIGTERM with its report as its last line.
+		logs := make(chan string, 1)
+		go func() {
+			out, _ := tryKubectl("", "-n", ns, "logs", "-f", pod, "-c", "app")
+			logs <- out
+		}()
+		time.Sleep(500 * time.Millisecond)
+		kubectl(t, "", "-n", ns, "delete", "pod", pod)
+		var r struct {
+			Sent, Failed int
+			Codes        map[string]int
+			Errors       []string
+			P50          float64 `json:"p50ms"`
+			P99          float64 `json:"p99ms"`
+			Max          float64 `json:"maxms"`
+		}
+		out := <-logs
+		if err := json.Unmarshal([]byte(strings.TrimSpace(out)), &r); err != nil || r.Sent == 0 {
+			t.Fatalf("report %q: %v", out, err)
+		}
+		t.Logf("%d requests, %d failed, p50 %.1f ms, p99 %.1f ms, max %.0f ms", r.Sent, r.Failed, r.P50, r.P99, r.Max)
+		if r.Failed > 0 {
+			t.Errorf("%d of %d requests failed: %v\n%s", r.Failed, r.Sent, r.Codes, strings.Join(r.Errors, "\n"))
+		}
 	}
 }
 
@@ -61,8 +71,12 @@ func TestNothingLost(t *testing.T) {
 	install(t, "--set", "workloadCertTTL=1m")
 	namespace(t, "busy", "istio-injection=enabled")
 	deploy(t, workload{ns: "busy", name: "cart"}, workload{ns: "busy", name: "pay", replicas: 2, serve: "--linger 1s"})
+	apply(t, workload{ns: "busy", name: "stranger"}.yaml())
 	url := []string{"http://pay.busy.svc.cluster.local/"}
 
+	// Certificates live for a minute: this load sees several of each.
+	began := time.Now()
+	stop := underLoad(t, "busy", "renew", "20", url)
 	t.Run("a deployment is restarted", func(t *testing.T) {
 		loaded(t, "busy", "restart", "50", url, func() {
 			kubectl(t, "", "-n", "busy", "rollout", "restart", "deployment/pay")
@@ -94,6 +108,13 @@ func TestNothingLost(t *testing.T) {
 			rollout(t, "busy", "pay")
 		})
 	})
+	t.Run("namespaces move to another revision and back", func(t *testing.T) {
+		loaded(t, "busy", "revision", "50", url, func() { revisions(t) })
+	})
+	t.Run("certificates of a minute are renewed", func(t *testing.T) {
+		time.Sleep(100*time.Second - time.Since(began))
+		stop()
+	})
 	t.Run("the CA and the API server are away", func(t *testing.T) {
 		// Certificates that outlive the outage: the lifetime of a minute would end it by design.
 		apply(t, signet(t, "", "install", "--set", "workloadCertTTL=24h"))
@@ -103,6 +124,11 @@ func TestNothingLost(t *testing.T) {
 		loaded(t, "busy", "away", "50", url, func() {
 			kubectl(t, "", "-n", system, "scale", "deployment/signetd", "--replicas=0")
 			kubectl(t, "", "-n", system, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=signetd", "--timeout=60s")
+			// What the pod never called before can't be asked for now, and the answer says so.
+			r, err := tryCall("busy", "deploy/cart", "-timeout", "5s", "http://stranger.busy.svc.cluster.local/")
+			if r.Status != 503 || !strings.Contains(r.Body, "control plane") {
+				t.Errorf("a new host without a control plane: %+v %v", r, err)
+			}
 			back := away(t, "apiserver")
 			time.Sleep(2 * time.Minute)
 			back()
@@ -110,6 +136,28 @@ func TestNothingLost(t *testing.T) {
 			kubectl(t, "", "-n", system, "rollout", "status", "deployment/signetd", "--timeout=120s")
 		})
 	})
+}
+
+// revisions upgrades a namespace to a second control plane, rolls it back, and takes the second one out again.
+func revisions(t *testing.T) {
+	t.Helper()
+	apply(t, signet(t, "", "install", "--revision", "canary", "--set", "workloadCertTTL=1m", "--set", "replicas=1"))
+	kubectl(t, "", "-n", system, "rollout", "status", "deployment/signetd-canary", "--timeout=120s")
+	move := func(want string, labels ...string) {
+		t.Helper()
+		kubectl(t, "", append([]string{"label", "--overwrite", "namespace", "busy"}, labels...)...)
+		kubectl(t, "", "-n", "busy", "rollout", "restart", "deployment/pay")
+		rollout(t, "busy", "pay")
+		got := kubectl(t, "", "-n", "busy", "get", "pods", "-l", "app=pay", "--field-selector=status.phase=Running", "-o", `jsonpath={.items[-1:].metadata.annotations.istio\.io/rev}`)
+		if got != want {
+			t.Errorf("pods of busy are of revision %q, want %q", got, want)
+		}
+	}
+	move("canary", "istio-injection-", "istio.io/rev=canary")
+	move("signet", "istio.io/rev-", "istio-injection=enabled")
+	if out, err := trySignet("", "uninstall", "--revision", "canary", "--yes"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // away takes a process of the cluster away; what it returns lets it come back and waits for the API server.

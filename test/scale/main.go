@@ -50,7 +50,7 @@ func main() {
 	flag.IntVar(&s.endpoints, "endpoints", 5000, "how many Pods, evenly behind the Services")
 	flag.IntVar(&s.streams, "streams", 500, "how many of the Pods have a sidecar that is connected")
 	flag.IntVar(&s.hosts, "hosts", 3, "how many Services each of them uses")
-	flag.IntVar(&s.changes, "changes", 100, "how many endpoints change, one after another")
+	flag.IntVar(&s.changes, "changes", 240, "how many endpoints change, one after another (at most 249)")
 	flag.IntVar(&s.processes, "processes", 4, "how many processes the streams are spread over")
 	flag.StringVar(&s.program, "signetd", "bin/signetd", "the program that is measured")
 	flag.BoolVar(&s.check, "check", false, "end with 1 if a goal is missed; without it only what went astray is a failure")
@@ -295,7 +295,12 @@ func measure(ctx context.Context, w *world, p *plane, f *fleet) (p99 float64, er
 	f.take()
 	cpu, pushed := p.cpu(), p.bytes()
 	began := time.Now()
-	var took []float64
+	told := watched{at: map[string]time.Time{}}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var watching errgroup.Group
+	watching.Go(func() error { return w.watch(ctx, told.note) })
+	var took, watch []float64
 	received, expected, others := 0, 0, 0
 	for i := range w.size.changes {
 		service := (i * 7919) % w.size.services
@@ -315,7 +320,11 @@ func measure(ctx context.Context, w *world, p *plane, f *fleet) (p99 float64, er
 			switch {
 			case e.Marker == marker && slices.Contains(users, e.Client):
 				received++
-				took = append(took, float64(e.At.Sub(at).Microseconds())/1000)
+				took = append(took, milliseconds(at, e.At))
+				watch = append(watch, milliseconds(at, told.when(namespaceOf(service)+"/"+nameOf(service)+"-1")))
+				if last := len(took) - 1; took[last] > goalLatency {
+					say("change %d took %.0f ms, of which the API server's watch %.0f ms", i, took[last], watch[last])
+				}
 			default:
 				others++
 			}
@@ -325,16 +334,45 @@ func measure(ctx context.Context, w *world, p *plane, f *fleet) (p99 float64, er
 		return 0, errors.New("no change arrived anywhere")
 	}
 	slices.Sort(took)
+	slices.Sort(watch)
 	elapsed := time.Since(began)
+	stop()
+	if err := watching.Wait(); err != nil && ctx.Err() == nil {
+		return 0, err
+	}
 	fmt.Printf("changes   %d, of which %d of %d deliveries arrived, and %d at streams that don't use them\n", w.size.changes, received, expected, others)
 	fmt.Printf("latency   p50 %.0f ms, p99 %.0f ms, max %.0f ms (from the API server's answer to the change until the sidecar has applied it)\n",
 		took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+	fmt.Printf("watch     p50 %.0f ms, p99 %.0f ms, max %.0f ms of it until another client of the API server was told of the change\n",
+		watch[len(watch)/2], watch[len(watch)*99/100], watch[len(watch)-1])
 	fmt.Printf("pushed    %.0f bytes a change, %.0f a delivery\n", (p.bytes()-pushed)/float64(w.size.changes), (p.bytes()-pushed)/float64(max(received, 1)))
 	fmt.Printf("signetd   %.1f s of CPU in %.1f s (%.1f ms a change), %d MB resident\n", p.cpu()-cpu, elapsed.Seconds(), 1000*(p.cpu()-cpu)/float64(w.size.changes), p.memory())
 	if received != expected || others > 0 {
 		return 0, fmt.Errorf("a change went astray: %d of %d deliveries, %d at others", received, expected, others)
 	}
 	return took[len(took)*99/100], nil
+}
+
+// watched are the times at which the API server told of EndpointSlices.
+type watched struct {
+	mu sync.Mutex // guards at
+	at map[string]time.Time
+}
+
+func (w *watched) note(slice string, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at[slice] = at
+}
+
+func (w *watched) when(slice string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.at[slice]
+}
+
+func milliseconds(from, to time.Time) float64 {
+	return max(0, float64(to.Sub(from).Microseconds())/1000)
 }
 
 func count(all []event, marker string) int {

@@ -141,6 +141,25 @@ func (w *world) slice(i int) *discovery.EndpointSlice {
 	return s
 }
 
+// watch notes when the API server told of the newest change of each EndpointSlice, until ctx ends.
+func (w *world) watch(ctx context.Context, seen func(slice string, at time.Time)) error {
+	all, err := w.client.DiscoveryV1().EndpointSlices(meta.NamespaceAll).List(ctx, meta.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	events, err := w.client.DiscoveryV1().EndpointSlices(meta.NamespaceAll).Watch(ctx, meta.ListOptions{ResourceVersion: all.ResourceVersion})
+	if err != nil {
+		return err
+	}
+	defer events.Stop()
+	for e := range events.ResultChan() {
+		if s, ok := e.Object.(*discovery.EndpointSlice); ok {
+			seen(s.Namespace+"/"+s.Name, time.Now())
+		}
+	}
+	return nil
+}
+
 // change gives a Service one more endpoint, and says when the API server had taken it.
 func (w *world) change(ctx context.Context, service int, address string) (time.Time, error) {
 	s := w.slice(service)
