@@ -10,17 +10,21 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -213,6 +217,48 @@ func (s *Source) Addresses(namespace, name string) []netip.Addr {
 		return podAddresses(pod)
 	}
 	return nil
+}
+
+// Endpoint is where a pod serves a port of a Service.
+type Endpoint struct {
+	// Pod is its name, "" if the API server does not say.
+	Pod     string
+	Address netip.AddrPort
+}
+
+// Behind are the endpoints of a Service's port that serve, also those on their way out; of a pod with several addresses one.
+func (s *Source) Behind(namespace, service string, port int32) []Endpoint {
+	o, _, err := s.services.GetIndexer().GetByKey(namespace + "/" + service)
+	v, ok := o.(*corev1.Service)
+	found, _ := s.slices.GetIndexer().ByIndex(byService, namespace+"/"+service)
+	if err != nil || !ok {
+		return nil
+	}
+	var out []Endpoint
+	for i := range v.Spec.Ports {
+		for _, o := range found {
+			if slice, ok := o.(*discoveryv1.EndpointSlice); ok && v.Spec.Ports[i].Port == port {
+				out = append(out, behind(slice, &v.Spec.Ports[i])...)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Or(strings.Compare(a.Pod, b.Pod), a.Address.Compare(b.Address)) })
+	return slices.CompactFunc(out, func(a, b Endpoint) bool { return a == b || a.Pod != "" && a.Pod == b.Pod })
+}
+
+func behind(slice *discoveryv1.EndpointSlice, p *corev1.ServicePort) []Endpoint {
+	number, ok := slicePort(slice, p)
+	var out []Endpoint
+	for i := range slice.Endpoints {
+		e := &slice.Endpoints[i]
+		if !ok || len(e.Addresses) == 0 || !ready(e.Conditions) && !draining(e.Conditions) {
+			continue
+		}
+		if a, err := netip.ParseAddr(e.Addresses[0]); err == nil {
+			out = append(out, Endpoint{podName(slice, e), netip.AddrPortFrom(a.Unmap(), uint16(number))})
+		}
+	}
+	return out
 }
 
 // NamespaceLabels are the labels of a namespace, and whether it exists. They must not be modified.

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,14 +34,13 @@ type condition struct {
 	generation                    int64
 }
 
-// progress is what Programs says of an object.
-type progress struct {
-	acked, wanted int
-	refusal       string
+// refused reports whether an object is refused as it is now.
+func refused(o *Object) bool {
+	return slices.ContainsFunc(o.Problems, func(p mesh.Problem) bool { return p.Severity == mesh.Refused })
 }
 
 // conditionsOf are the conditions that an object should have, in the order in which they are written.
-func conditionsOf(o *Object, p progress) []condition {
+func conditionsOf(o *Object, p Progress) []condition {
 	var refusals, warnings, dangling []string
 	for i := range o.Problems {
 		f := &o.Problems[i]
@@ -86,17 +86,25 @@ func accepted(o *Object, refusals, warnings []string) condition {
 	return c
 }
 
-func programmed(o *Object, refused bool, p progress) condition {
-	c := condition{kind: Programmed, status: "False", message: fmt.Sprintf("%d of %d proxies acknowledged", p.acked, p.wanted)}
+func programmed(o *Object, refused bool, p Progress) condition {
+	c := condition{kind: Programmed, status: "False", message: fmt.Sprintf("%d of %d proxies acknowledged", p.Acked, p.Wanted)}
+	if o.Quarantined {
+		c.message += " that what it selects is closed"
+	}
+	if p.Unasked > 0 {
+		c.message += fmt.Sprintf("; %d replicas of the control plane could not be asked", p.Unasked)
+	}
 	switch {
 	case o.Quarantined:
-		c.reason, c.message = reasonQuarantined, c.message+" that what it selects is closed"
+		c.reason = reasonQuarantined
 	case refused:
 		c.reason, c.message = reasonInvalid, "this version is not sent to any proxy"
-	case p.refusal != "":
-		c.reason, c.message = reasonRefused, c.message+"; refused: "+oneLine(p.refusal)
-	case p.acked < p.wanted:
+	case p.Refusal != "":
+		c.reason, c.message = reasonRefused, c.message+"; refused: "+oneLine(p.Refusal)
+	case p.Acked < p.Wanted:
 		c.reason = reasonPending
+	case p.Wanted == 0 && p.Unasked > 0: // nothing is known
+		c.status, c.reason = "Unknown", reasonPending
 	default:
 		c.status, c.reason = "True", Programmed
 	}

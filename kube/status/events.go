@@ -33,7 +33,7 @@ const controller = "signet.dev/signetd"
 
 // missing are the Events that an object should have and that are not known to exist. The name of an Event is made of the
 // object's generation and the reason, so that there is one of each, whoever leads and however often.
-func (w *Writer) missing(e *entry, p progress) []*eventsv1.Event {
+func (w *Writer) missing(e *entry, p Progress) []*eventsv1.Event {
 	o := &e.object
 	var out []*eventsv1.Event
 	add := func(reason, note string) {
@@ -61,8 +61,8 @@ func (w *Writer) missing(e *entry, p progress) []*eventsv1.Event {
 	case len(warnings) > 0 && !conditioned:
 		add(eventIgnored, strings.Join(warnings, "; "))
 	}
-	if conditioned && p.refusal != "" {
-		add(eventRefused, oneLine(p.refusal))
+	if conditioned && p.Refusal != "" {
+		add(eventRefused, oneLine(p.Refusal))
 	}
 	return out
 }

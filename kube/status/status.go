@@ -45,11 +45,23 @@ type Findings interface {
 	Findings() ([]Object, <-chan struct{})
 }
 
-// Programs knows which proxies run on what. Safe for concurrent use.
+// Programs knows which proxies run on what. Only the goroutine of Run calls it.
 type Programs interface {
-	// Programmed is how many connected proxies need the object, and how many of them run on its present version. refusal is
-	// what one that does not said, "" if none refused it. It is asked for each object once in Config.Tick.
-	Programmed(key mesh.Key) (acked, wanted int, refusal string)
+	// Refresh is called before objects are asked for, once in Config.Tick. urgent says that the status of an object may be
+	// about to change; without it what is known may be some seconds old. It may take a second.
+	Refresh(ctx context.Context, urgent bool)
+	// Programmed is what is known of an object since the last Refresh. It is asked for each object in each Config.Tick.
+	Programmed(key mesh.Key) Progress
+}
+
+// Progress is how far the proxies are with an object.
+type Progress struct {
+	// Wanted is how many connected proxies need it, Acked how many of them run on its present version.
+	Acked, Wanted int
+	// Unasked is how many replicas of the control plane did not say what their proxies run on: these are not counted.
+	Unasked int
+	// Refusal is what one that does not run on it said, "" if none refused it.
+	Refusal string
 }
 
 // Config is what a Writer needs.
@@ -69,6 +81,9 @@ type Config struct {
 	// Settle is how long a difference must stand before it is written, so that most objects are written once, when their
 	// proxies have answered; 0 is 1 s.
 	Settle time.Duration
+	// Grace is how long after a change of an object nobody needs it before that is written: proxies ask for what they use
+	// only when they learn of it; 0 is 2 s.
+	Grace time.Duration
 	// Tick is how often differences are looked for; 0 is 1 s.
 	Tick time.Duration
 	// PerTick is how many requests are made to the API server in a Tick at most; 0 is 20. A write is two.
@@ -79,6 +94,8 @@ type Config struct {
 type Writer struct {
 	cfg     Config
 	entries map[mesh.Key]*entry // owned by Run
+	// restless says that an object's status may be about to change. Owned by Run.
+	restless bool
 }
 
 // New returns a Writer that does nothing yet.
@@ -95,7 +112,7 @@ func New(cfg Config) (*Writer, error) {
 	for _, d := range []struct {
 		at      *time.Duration
 		without time.Duration
-	}{{&cfg.Every, 5 * time.Second}, {&cfg.Settle, time.Second}, {&cfg.Tick, time.Second}} {
+	}{{&cfg.Every, 5 * time.Second}, {&cfg.Settle, time.Second}, {&cfg.Grace, 2 * time.Second}, {&cfg.Tick, time.Second}} {
 		if *d.at <= 0 {
 			*d.at = d.without
 		}
@@ -109,7 +126,7 @@ func New(cfg Config) (*Writer, error) {
 // Run writes until ctx ends: as long as this replica leads. It may run again after it ended, and then looks at every object
 // anew. What the API server refuses is logged and tried again; it is no reason to end.
 func (w *Writer) Run(ctx context.Context) error {
-	w.entries = map[mesh.Key]*entry{}
+	w.entries, w.restless = map[mesh.Key]*entry{}, true
 	tick := time.NewTicker(w.cfg.Tick)
 	defer tick.Stop()
 	var changed <-chan struct{}
@@ -123,7 +140,9 @@ func (w *Writer) Run(ctx context.Context) error {
 			var all []Object
 			all, changed = w.cfg.Findings.Findings()
 			w.note(all)
+			w.restless = true
 		}
+		w.cfg.Programs.Refresh(ctx, w.restless)
 		w.pass(ctx)
 	}
 }

@@ -45,6 +45,9 @@ type world struct {
 	changed chan struct{}
 	acks    map[mesh.Key]ack
 	logs    strings.Builder
+	urgent  bool
+	unasked int
+	grace   time.Duration // 0: one that is over at once
 }
 
 type ack struct {
@@ -58,11 +61,17 @@ func (w *world) Findings() ([]status.Object, <-chan struct{}) {
 	return slices.Clone(w.objects), w.changed
 }
 
-func (w *world) Programmed(key mesh.Key) (acked, wanted int, refusal string) {
+func (w *world) Refresh(_ context.Context, urgent bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.urgent = urgent
+}
+
+func (w *world) Programmed(key mesh.Key) status.Progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := w.acks[key]
-	return a.acked, a.wanted, a.refusal
+	return status.Progress{Acked: a.acked, Wanted: a.wanted, Refusal: a.refusal, Unasked: w.unasked}
 }
 
 // found replaces the findings.
@@ -111,7 +120,7 @@ func (w *world) run() (stop func()) {
 	w.t.Helper()
 	writer, err := status.New(status.Config{Dynamic: w.dynamic, Client: w.client, Findings: w, Programs: w, Instance: "signetd-0",
 		Ours: func(ns string) bool { return ns == w.namespace }, Log: slog.New(slog.NewTextHandler(w, nil)),
-		Every: every, Settle: 60 * time.Millisecond, Tick: 20 * time.Millisecond})
+		Every: every, Settle: 60 * time.Millisecond, Grace: max(w.grace, 1), Tick: 20 * time.Millisecond})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -267,6 +276,75 @@ func TestConditions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// That nobody needs an object is written only when proxies had a chance to learn of it; that one does, or a refusal, at once.
+// After a change it is waited for again.
+func TestGrace(t *testing.T) {
+	w := newWorld(t)
+	w.grace = 2500 * time.Millisecond
+	lonely, bad, used := w.policy("lonely"), w.policy("bad"), w.policy("used")
+	bad.Problems = []mesh.Problem{{Message: "is wrong"}}
+	w.acknowledged(used, 1, 1, "")
+	w.found(lonely, bad, used)
+	began := time.Now()
+	w.run()
+	w.until(policies, "bad", "Accepted=False/", "Programmed=False/Invalid", "ResolvedRefs=Unknown/")
+	w.until(policies, "used", stands, "Programmed=True/Programmed: 1 of 1", resolved)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Fatalf("took %s", took)
+	}
+	if got := conditions(w.get(policies, "lonely")); len(got) != 0 {
+		t.Errorf("has %v already", got)
+	}
+	w.until(policies, "lonely", stands, "Programmed=True/Programmed: 0 of 0 proxies acknowledged", resolved)
+	if took := time.Since(began); took < w.grace {
+		t.Errorf("0 of 0 after %s", took)
+	}
+}
+
+// What some replicas of the control plane did not say is told, and nothing is claimed without any knowledge.
+func TestUnasked(t *testing.T) {
+	w := newWorld(t)
+	w.unasked = 2
+	known, unknown := w.policy("known"), w.policy("unknown")
+	w.acknowledged(known, 3, 3, "")
+	w.found(known, unknown)
+	w.run()
+	const left = "; 2 replicas of the control plane could not be asked"
+	w.until(policies, "known", stands, "Programmed=True/Programmed: 3 of 3 proxies acknowledged"+left, resolved)
+	w.until(policies, "unknown", stands, "Programmed=Unknown/Pending: 0 of 0 proxies acknowledged"+left, resolved)
+}
+
+// Programs are asked with urgency while a status may change, and without when all is written.
+func TestUrgency(t *testing.T) {
+	w := newWorld(t)
+	o := w.policy("calm")
+	w.acknowledged(o, 1, 1, "")
+	w.found(o)
+	w.run()
+	until := func(urgent bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			w.mu.Lock()
+			got := w.urgent
+			w.mu.Unlock()
+			if got == urgent {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("urgent is %v", got)
+			}
+		}
+	}
+	until(true)
+	until(false)
+	w.acknowledged(o, 1, 2, "")
+	until(true)
+	time.Sleep(2 * every) // written, and still pending
+	until(true)
+	w.acknowledged(o, 2, 2, "")
+	until(false)
 }
 
 // Every kind's CustomResourceDefinition takes the conditions and gives them back.

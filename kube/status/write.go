@@ -28,6 +28,8 @@ const (
 // entry is what is known of one object. Owned by Run.
 type entry struct {
 	object Object
+	// changed is when this generation of it was first seen.
+	changed time.Time
 	// written are the conditions that the object was last seen to have; nil: not looked at yet.
 	written []condition
 	// ownVersion is the resourceVersion that the last write made: with it the object is not news.
@@ -52,10 +54,13 @@ func (w *Writer) note(all []Object) {
 		e := w.entries[o.Key]
 		switch {
 		case e == nil || e.object.UID != o.UID:
-			e = &entry{events: map[string]bool{}}
+			e = &entry{events: map[string]bool{}, changed: time.Now()}
 			w.entries[o.Key] = e
 		case o.ResourceVersion != e.object.ResourceVersion && o.ResourceVersion != e.ownVersion:
 			e.written = nil // somebody wrote it: look again
+		}
+		if o.Generation != e.object.Generation {
+			e.changed = time.Now()
 		}
 		e.object = o
 	}
@@ -70,16 +75,19 @@ func (w *Writer) note(all []Object) {
 func (w *Writer) pass(ctx context.Context) {
 	now := time.Now()
 	var due []*entry
+	w.restless = false
 	for _, e := range w.entries {
-		p := w.progress(e)
+		p := w.cfg.Programs.Programmed(e.object.Key)
+		w.restless = w.restless || p.Acked < p.Wanted
 		if slices.Equal(want(e, p), e.written) && len(w.missing(e, p)) == 0 {
 			e.since = time.Time{}
 			continue
 		}
+		w.restless = true
 		if e.since.IsZero() {
 			e.since = now
 		}
-		if now.Sub(e.since) >= w.cfg.Settle && !now.Before(e.next) {
+		if now.Sub(e.since) >= w.cfg.Settle && !w.early(e, p, now) && !now.Before(e.next) {
 			due = append(due, e)
 		}
 	}
@@ -94,22 +102,23 @@ func (w *Writer) pass(ctx context.Context) {
 }
 
 // want is nil for an object that can't have conditions.
-func want(e *entry, p progress) []condition {
+func want(e *entry, p Progress) []condition {
 	if _, ok := resourceOf(&e.object); !ok {
 		return nil
 	}
 	return conditionsOf(&e.object, p)
 }
 
-func (w *Writer) progress(e *entry) (p progress) {
-	p.acked, p.wanted, p.refusal = w.cfg.Programs.Programmed(e.object.Key)
-	return p
+// early reports whether nobody needs an object only because it is so new. What is said of a refused one does not depend on
+// that.
+func (w *Writer) early(e *entry, p Progress, now time.Time) bool {
+	return p.Wanted == 0 && now.Sub(e.changed) < w.cfg.Grace && !e.object.Quarantined && !refused(&e.object)
 }
 
 // settle writes what an object lacks and returns how many requests that took.
 func (w *Writer) settle(ctx context.Context, e *entry) (requests int) {
 	var failed error
-	p := w.progress(e)
+	p := w.cfg.Programs.Programmed(e.object.Key)
 	for _, ev := range w.missing(e, p) {
 		requests++
 		if err := w.createEvent(ctx, ev); err != nil {

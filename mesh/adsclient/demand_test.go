@@ -221,19 +221,19 @@ func TestChangeReachesItsUsersOnly(t *testing.T) {
 		}
 		return nil
 	}
-	if acked, wanted := p.ads.Programmed(entry()); acked != 2 || wanted != 2 {
-		t.Errorf("%d of %d run on it", acked, wanted)
+	if got := p.ads.Programmed(entry())[0]; got.Acked != 2 || got.Wanted != 2 || got.Version == "" {
+		t.Errorf("programmed: %+v", got)
 	}
 	before := other.client.Status()
 	user.refuseWith(fmt.Errorf("no"))
 	p.edit("127.0.10.80", "127.0.10.81")
-	eventually(t, "the full proxy in sync", func() bool { acked, wanted := p.ads.Programmed(entry()); return acked == 1 && wanted == 2 })
+	eventually(t, "the full proxy in sync", func() bool { got := p.ads.Programmed(entry())[0]; return got.Acked == 1 && got.Wanted == 2 })
 	user.refuseWith(nil)
 	p.edit("127.0.10.81", "127.0.10.82")
 	user.until("the new endpoint", func(v *mesh.View) bool {
 		s := v.Service("other.example", "")
 		return s != nil && s.Endpoints[0][0].Address == "127.0.10.82:80"
 	})
-	eventually(t, "both on it", func() bool { acked, wanted := p.ads.Programmed(entry()); return acked == 2 && wanted == 2 })
+	eventually(t, "both on it", func() bool { got := p.ads.Programmed(entry())[0]; return got.Acked == 2 && got.Wanted == 2 })
 	other.quiet(before)
 }

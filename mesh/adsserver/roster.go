@@ -135,28 +135,47 @@ func (r *roster) ack(st *stream, generation string) {
 	}
 }
 
-// Programmed says how many connected proxies have the object in what was last computed for them (wanted), and how many of
-// those acknowledged a generation that has it as it is now (acked). A proxy that still has an older version counts as wanted
-// only. A change is seen here when the streams have looked at it, within milliseconds of the Source's. It takes about 0.1 us a
-// proxy. Of Services and Pods of Kubernetes, which travel in parts, it says nothing useful.
-func (s *Server) Programmed(o *mesh.Object) (acked, wanted int) {
-	version, err := s.encoder.Version(o)
-	if err != nil {
-		return 0, 0
-	}
-	typ, name := adswire.TypeOf(o.Key), o.Namespace+"/"+o.Name
+// Tally is how many proxies of this server run on one object.
+type Tally struct {
+	// Version is that of the object's content, the same wherever it is encoded; "" if it can't be.
+	Version string
+	// Wanted is how many connected proxies have the object in what was last computed for them, and Acked how many of those
+	// acknowledged a generation that has it as it is now.
+	Acked, Wanted int
+}
+
+// Programmed counts for each object. A proxy that still has an older version counts as wanted only. A change is seen here when
+// the streams have looked at it, within milliseconds of the Source's. It takes about 0.1 us for a proxy and an object, and
+// holds no stream up meanwhile. Of Services and Pods of Kubernetes, which travel in parts, it says nothing useful.
+func (s *Server) Programmed(objects ...*mesh.Object) []Tally {
+	type sets struct{ wanted, acked *adswire.Set } // never modified
 	s.roster.mu.Lock()
-	defer s.roster.mu.Unlock()
+	all := make([]sets, 0, len(s.roster.proxies))
 	for _, seat := range s.roster.proxies {
-		if seat.wanted == nil || seat.wanted.Version(typ, name) == "" {
+		if seat.wanted != nil {
+			all = append(all, sets{seat.wanted, seat.acked})
+		}
+	}
+	s.roster.mu.Unlock()
+	out := make([]Tally, len(objects))
+	for i, o := range objects {
+		version, err := s.encoder.Version(o)
+		if err != nil {
 			continue
 		}
-		wanted++
-		if seat.acked != nil && seat.acked.Version(typ, name) == version {
-			acked++
+		out[i].Version = version
+		typ, name := adswire.TypeOf(o.Key), o.Namespace+"/"+o.Name
+		for _, p := range all {
+			if p.wanted.Version(typ, name) == "" {
+				continue
+			}
+			out[i].Wanted++
+			if p.acked != nil && p.acked.Version(typ, name) == version {
+				out[i].Acked++
+			}
 		}
 	}
-	return acked, wanted
+	return out
 }
 
 // Status lists the proxies seen whose workload still exists, by node.

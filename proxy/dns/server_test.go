@@ -190,7 +190,10 @@ func TestDemand(t *testing.T) {
 		}
 		return errors.New("the control plane is away")
 	}
-	s, addr := start(t, Config{Resolvers: []string{up}, Demand: func(ctx context.Context, name string) error { return demand(ctx, name) }})
+	started, addr := start(t, Config{Resolvers: []string{up}, Demand: demand})
+	mu.Lock()
+	s = started
+	mu.Unlock()
 	if got, want := addresses(ask(t, addr, "udp", "Late.example.com", dns.TypeA)), Assign([]string{"late.example.com"})["late.example.com"][0].String(); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -148,7 +148,7 @@ func revisions(t *testing.T) {
 		kubectl(t, "", append([]string{"label", "--overwrite", "namespace", "busy"}, labels...)...)
 		kubectl(t, "", "-n", "busy", "rollout", "restart", "deployment/pay")
 		rollout(t, "busy", "pay")
-		got := kubectl(t, "", "-n", "busy", "get", "pods", "-l", "app=pay", "--field-selector=status.phase=Running", "-o", `jsonpath={.items[-1:].metadata.annotations.istio\.io/rev}`)
+		got := kubectl(t, "", "-n", "busy", "get", "pods", "-l", "app=pay", "--sort-by=.metadata.creationTimestamp", "-o", `jsonpath={.items[-1:].metadata.annotations.istio\.io/rev}`)
 		if got != want {
 			t.Errorf("pods of busy are of revision %q, want %q", got, want)
 		}

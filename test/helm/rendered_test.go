@@ -155,6 +155,17 @@ func TestReferences(t *testing.T) {
 		}
 		for _, n := range of[*networkingv1.NetworkPolicy](all) {
 			selects("the NetworkPolicy", &n.Spec.PodSelector)
+			among := func(what string, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer) bool {
+				if len(peers) != 1 || peers[0].PodSelector == nil || len(ports) != 1 || ports[0].Port.IntVal != 15014 {
+					return false
+				}
+				selects(what, peers[0].PodSelector)
+				return peers[0].NamespaceSelector == nil
+			}
+			if !slices.ContainsFunc(n.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool { return among("ingress", r.Ports, r.From) }) ||
+				!slices.ContainsFunc(n.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool { return among("egress", r.Ports, r.To) }) {
+				t.Error("the NetworkPolicy does not let replicas ask each other")
+			}
 		}
 		ports := map[int32]string{}
 		for _, p := range service.Spec.Ports {

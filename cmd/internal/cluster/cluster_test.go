@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +19,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -426,6 +430,113 @@ func TestReplicas(t *testing.T) {
 			t.Fatalf("nobody leads: %+v, %v", lease, err)
 		}
 	}
+}
+
+// outside listens on an address that an EndpointSlice may have: a loopback address may not be in one.
+func (l *lab) outside() net.Listener {
+	l.t.Helper()
+	all, err := net.InterfaceAddrs()
+	l.must(err)
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			if ln, err := net.Listen("tcp", net.JoinHostPort(n.IP.String(), "0")); err == nil {
+				return ln
+			}
+		}
+	}
+	l.t.Fatal("this host has no address but loopback: give it one (ip address add 192.0.2.7/32 dev lo)")
+	return nil
+}
+
+// serves puts a replica's metrics port behind the control plane's Service, as the API server's controllers would.
+func (l *lab) serves(r *replica) {
+	l.t.Helper()
+	ctx, ns := l.t.Context(), r.cfg.Namespace
+	_, err := l.client.CoreV1().Services(ns).Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: kube.ControlPlane},
+		Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "tls-control", Port: 15012}, {Name: "http-monitoring", Port: 15014}}}}, metav1.CreateOptions{})
+	l.must(err)
+	at, family := r.cfg.Metrics.Addr().(*net.TCPAddr), discoveryv1.AddressTypeIPv4
+	if at.IP.To4() == nil {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	names, control, metrics := []string{"tls-control", "http-monitoring"}, int32(15012), int32(at.Port)
+	_, err = l.client.DiscoveryV1().EndpointSlices(ns).Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: r.cfg.Instance, Labels: map[string]string{discoveryv1.LabelServiceName: kube.ControlPlane}},
+		AddressType: family, Ports: []discoveryv1.EndpointPort{{Name: &names[0], Port: &control}, {Name: &names[1], Port: &metrics}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{at.IP.String()}, TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: r.cfg.Instance}}},
+	}, metav1.CreateOptions{})
+	l.must(err)
+}
+
+// programmed waits for the condition Programmed of a policy, and reports all messages that it had on the way.
+func (l *lab) programmed(policies dynamic.ResourceInterface, name, status, message string) (before []string) {
+	l.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+		u, err := policies.Get(l.t.Context(), name, metav1.GetOptions{})
+		l.must(err)
+		all, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, c := range all {
+			m, _ := c.(map[string]any)
+			if m["type"] != "Programmed" {
+				continue
+			}
+			if m["status"] == status && m["message"] == message {
+				return before
+			}
+			if got := fmt.Sprint(m["status"], ": ", m["message"]); len(before) == 0 || before[len(before)-1] != got {
+				before = append(before, got)
+			}
+		}
+	}
+	l.t.Fatalf("Programmed of %s went through %q, want %s: %s", name, before, status, message)
+	return nil
+}
+
+// Sidecars are spread over the replicas: the status that the leader writes counts those of all, and says so when a replica
+// can't be asked.
+func TestStatusOfAllReplicas(t *testing.T) {
+	l := newLab(t)
+	const system, ns = "signet-seven", "lagoon"
+	l.namespace(system)
+	l.namespace(ns)
+	client, err := dynamic.NewForConfig(api)
+	l.must(err)
+	policies := client.Resource(schema.GroupVersionResource{Group: mesh.GroupSecurity, Version: "v1", Resource: "authorizationpolicies"}).Namespace(ns)
+	policy := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "security.istio.io/v1", "kind": mesh.KindAuthorizationPolicy,
+		"metadata": map[string]any{"name": "tide"}, "spec": map[string]any{"action": "DENY", "rules": []any{map[string]any{}}}}}
+	outside := func(c *cluster.Config) { c.Metrics = l.outside() }
+	one, two := l.start(system, "signetd-0", outside), l.start(system, "signetd-1", outside)
+	l.serves(one)
+	l.serves(two)
+	roots := l.roots(ns)
+	for i, r := range []*replica{one, two} {
+		name := fmt.Sprintf("boat-%d", i)
+		_, views, _ := l.proxy(r, l.pod(ns, name, "boat", fmt.Sprintf("10.9.7.%d", i+1)), roots, kube.Audience)
+		next(t, views, func(*mesh.View) bool { return true })
+	}
+	policy, err = policies.Create(t.Context(), policy, metav1.CreateOptions{})
+	l.must(err)
+	before := l.programmed(policies, "tide", "True", "2 of 2 proxies acknowledged")
+	for _, b := range before {
+		if strings.HasPrefix(b, "True") {
+			t.Errorf("claimed before: %q", b)
+		}
+	}
+	var a, b plane.Programmed
+	l.get(one, "/programmed", &a)
+	l.get(two, "/programmed", &b)
+	if len(a.Objects) != 1 || len(b.Objects) != 1 || a.Objects[0] != b.Objects[0] || a.Objects[0].Version == "" || a.Objects[0].Acked != 1 {
+		t.Errorf("the replicas say %+v and %+v", a, b)
+	}
+	// The one that does not lead ends and stays behind the Service: its sidecar counts no more.
+	lease, err := l.client.CoordinationV1().Leases(system).Get(t.Context(), kube.LeaderLease, metav1.GetOptions{})
+	l.must(err)
+	other := two
+	if strings.HasPrefix(*lease.Spec.HolderIdentity, "signetd-1") {
+		other = one
+	}
+	l.must(other.stop())
+	l.programmed(policies, "tide", "True", "1 of 1 proxies acknowledged; 1 replicas of the control plane could not be asked")
 }
 
 // code is what the readiness probe is told.

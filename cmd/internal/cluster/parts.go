@@ -21,7 +21,6 @@ import (
 	"github.com/signet-mesh/signet/kube/tokens"
 	"github.com/signet-mesh/signet/kube/webhook"
 	"github.com/signet-mesh/signet/mesh"
-	"github.com/signet-mesh/signet/mesh/adsserver"
 )
 
 // front builds what proxies talk to, and the judge of their tokens, which runs with the authority.
@@ -36,7 +35,7 @@ func (c *Cluster) front() (*front, error) {
 	}
 	f, err := plane.NewFront(plane.FrontConfig{TrustDomain: c.cfg.TrustDomain, State: c.state, CA: c.authority.issuer, Attestor: attestor,
 		Own: c.authority.source(), Roots: c.authority.shared.Roots, Used: owners{c}, Listener: c.cfg.Listener, Metrics: c.cfg.Metrics,
-		Ready: c.ready, Collectors: []prometheus.Collector{judge, c.authority.shared}, Log: c.cfg.Log})
+		Ready: c.ready, Standing: c.standing, Collectors: []prometheus.Collector{judge, c.authority.shared}, Log: c.cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +104,18 @@ func (c *Cluster) objects() []*mesh.Object {
 	return nil
 }
 
+// standing are the objects whose status tells which proxies run on them.
+func (c *Cluster) standing() []*mesh.Object {
+	all, _ := c.source.Authored()
+	out := make([]*mesh.Object, 0, len(all))
+	for i := range all {
+		if o := all[i].Object; o != nil && o.Group != mesh.GroupCore {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
 // lead does what only one replica may, until ctx ends.
 func (c *Cluster) lead(ctx context.Context, f *front) error {
 	publisher, err := bundle.New(bundle.Config{Client: c.client, Dynamic: c.dynamic, Roots: c.authority.shared, Istio: c.cfg.Alone, Log: c.cfg.Log,
@@ -116,7 +127,7 @@ func (c *Cluster) lead(ctx context.Context, f *front) error {
 	if err != nil {
 		return err
 	}
-	writer, err := status.New(status.Config{Dynamic: c.dynamic, Client: c.client, Findings: findings{c}, Programs: programs{c, f.ADS()},
+	writer, err := status.New(status.Config{Dynamic: c.dynamic, Client: c.client, Findings: findings{c}, Programs: newReplicas(c, f.Front),
 		Log: c.cfg.Log, Instance: c.cfg.Instance})
 	if err != nil {
 		return err
@@ -149,22 +160,6 @@ func (f findings) Findings() ([]status.Object, <-chan struct{}) {
 		out = append(out, o)
 	}
 	return out, changed
-}
-
-// programs are what the proxies run on.
-type programs struct {
-	c   *Cluster
-	ads *adsserver.Server
-}
-
-// Programmed implements status.Programs.
-func (p programs) Programmed(key mesh.Key) (acked, wanted int, refusal string) {
-	o := p.c.source.Standing(key)
-	if o == nil {
-		return 0, 0, ""
-	}
-	acked, wanted = p.ads.Programmed(o)
-	return acked, wanted, ""
 }
 
 // events tells people of pods that stay without a sidecar.

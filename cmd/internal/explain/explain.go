@@ -36,6 +36,9 @@ type Question struct {
 	From string `json:"from"`
 	// To is NAMESPACE/WORKLOAD[:PORT].
 	To string `json:"to"`
+	// ToIP is the address of To, "" where To's name tells the caller's sidecar enough: to metrics, and so to a sidecar, a pod has
+	// its Deployment's name.
+	ToIP string `json:"toIP,omitempty"`
 	// Host is HOST or HOST:PORT; "" is the service that the port of To serves.
 	Host   string `json:"host,omitempty"`
 	Method string `json:"method,omitempty"`

@@ -90,6 +90,7 @@ const (
 func Route(w *compile.Workload, q *Question) RouteAnswer {
 	r := router{w: w, a: RouteAnswer{Workload: nameOf(w), SPIFFEID: w.Self.ID.String(), Address: w.Self.Address.String()}}
 	var err error
+	r.ip, _ = netip.ParseAddr(q.ToIP)
 	if r.to, r.port, err = splitTo(q.To); err == nil {
 		err = r.run(q)
 	}
@@ -102,8 +103,9 @@ func Route(w *compile.Workload, q *Question) RouteAnswer {
 // router is the state of one Route.
 type router struct {
 	w    *compile.Workload
-	to   string // NAMESPACE/NAME asked about
-	port uint16 // 0: not given
+	to   string     // NAMESPACE/NAME asked about
+	port uint16     // 0: not given
+	ip   netip.Addr // of to; invalid where its name says enough
 	a    RouteAnswer
 }
 
@@ -264,7 +266,10 @@ func (r *router) endpoint(t *upstream.Target, d *Destination, counts bool) Endpo
 // leads reports whether a target is the server that was asked about.
 func (r *router) leads(t *upstream.Target) bool {
 	a, err := netip.ParseAddrPort(t.Address)
-	return err == nil && t.Party != nil && t.Party.Namespace+"/"+t.Party.Workload == r.to && (r.port == 0 || a.Port() == r.port)
+	if err != nil || r.port != 0 && a.Port() != r.port {
+		return false
+	}
+	return r.ip.IsValid() && a.Addr() == r.ip || t.Party != nil && t.Party.Namespace+"/"+t.Party.Workload == r.to
 }
 
 func (r *router) cluster(name string) *upstream.Spec {
@@ -300,7 +305,7 @@ func (r *router) defaultHost() string {
 // tcp looks for a TCP way to the server: a listener, or a host that CONNECT reaches.
 func (r *router) tcp() bool {
 	try := func(listener string, ws []route.Weighted) bool {
-		probe := router{w: r.w, to: r.to, port: r.port, a: r.a}
+		probe := router{w: r.w, to: r.to, port: r.port, ip: r.ip, a: r.a}
 		if probe.destinations(ws); !probe.a.Reaches {
 			return false
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/signet-mesh/signet/ca/attest"
 	"github.com/signet-mesh/signet/ca/caserver"
 	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adsserver"
 )
 
@@ -44,6 +45,8 @@ type FrontConfig struct {
 	Metrics net.Listener
 	// Ready reports whether new clients may come; nil where nobody asks.
 	Ready func() bool
+	// Standing are the objects that GET /programmed of the metrics port counts proxies for; nil serves none.
+	Standing func() []*mesh.Object
 	// Collectors are exposed beside the front's own.
 	Collectors []prometheus.Collector
 	Log        *slog.Logger
@@ -52,10 +55,11 @@ type FrontConfig struct {
 // Front is where a control plane meets its clients, whatever feeds it: the control port with CA and ADS, the metrics and the
 // status.
 type Front struct {
-	cfg      FrontConfig
-	ads      *adsserver.Server
-	server   *grpc.Server
-	registry *prometheus.Registry
+	cfg        FrontConfig
+	ads        *adsserver.Server
+	server     *grpc.Server
+	registry   *prometheus.Registry
+	programmed programmed
 }
 
 // NewFront builds it; nothing is served before Run.
@@ -133,6 +137,9 @@ func (f *Front) serveMetrics(ctx context.Context) error {
 	if f.cfg.Ready != nil {
 		mux.HandleFunc("GET /healthz/ready", f.ready)
 		mux.HandleFunc("GET /status", f.answerStatus)
+	}
+	if f.cfg.Standing != nil {
+		mux.HandleFunc("GET /programmed", f.answerProgrammed)
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,8 +37,9 @@ const afterGrace = 10 * time.Second
 func podCommand() *cobra.Command {
 	tokenPath, rootsPath, runDir := podToken, podRoots, podRun
 	c := &cobra.Command{
-		Use:   "pod",
-		Short: "Run the sidecar of a pod of Kubernetes",
+		Use:     "pod",
+		Example: `  args: [pod]    # of the container istio-proxy, as injection writes it`,
+		Short:   "Run the sidecar of a pod of Kubernetes",
 		Long: `Run the sidecar of the pod that it is a container of. It proves itself to the control plane with the pod's
 service-account token, and is told what it is by its environment, as injection writes it: POD_NAME, POD_NAMESPACE,
 SERVICE_ACCOUNT, INSTANCE_IPS, SIGNET_CONTROL, TRUST_DOMAIN, CLUSTER_DOMAIN, PROXY_CONFIG, SIGNET_PROBERS,
@@ -65,8 +67,11 @@ Exit codes: 0 it was asked to end, 1 a failure, 2 a mistake in the environment.`
 				runtime.GOMAXPROCS(concurrency)
 			}
 			limitMemory("/sys/fs/cgroup")
+			var ready sync.Once // certificates and configurations that follow say so themselves
 			cfg.OnReady = func(s node.Status) {
-				cfg.Log.Info("sidecar is ready", "spiffe_id", s.SPIFFEID, "not_after", s.NotAfter.Format(time.RFC3339))
+				ready.Do(func() {
+					cfg.Log.Info("sidecar is ready", "spiffe_id", s.SPIFFEID, "not_after", s.NotAfter.Format(time.RFC3339))
+				})
 			}
 			n, err := node.New(*cfg)
 			if err != nil {

@@ -18,8 +18,9 @@ func waitCommand() *cobra.Command {
 	var timeout time.Duration
 	url := "http://127.0.0.1:" + strconv.Itoa(capture.ReadyPort) + "/healthz/ready"
 	c := &cobra.Command{
-		Use:   "wait",
-		Short: "Wait until the sidecar of this pod is ready",
+		Use:     "wait",
+		Example: `  lifecycle: {postStart: {exec: {command: [/signet-proxy, wait]}}}`,
+		Short:   "Wait until the sidecar of this pod is ready",
 		Long: `Wait until the sidecar of this pod has a certificate and a configuration. It is the postStart hook of a sidecar
 that is an ordinary container: kubelet starts the next container when it is done.
 

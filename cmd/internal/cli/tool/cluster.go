@@ -38,7 +38,7 @@ func (k *cluster) why(ctx context.Context, q *explain.Question) (*explain.Answer
 		return nil, fmt.Errorf("pod %s/%s has no sidecar of Signet: nothing judges what it gets", to.Namespace, to.Name)
 	}
 	asked := *q
-	asked.To = to.Namespace + "/" + to.Name
+	asked.To, asked.ToIP = to.Namespace+"/"+to.Name, to.Status.PodIP
 	if given {
 		asked.To += ":" + port
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/signet-mesh/signet/cmd/internal/cli"
+	"github.com/signet-mesh/signet/kube/inject"
 )
 
 const webDeployment = `apiVersion: apps/v1
@@ -38,7 +39,7 @@ func TestInject(t *testing.T) {
 		code     int
 		out, err []string // what they hold
 	}{
-		{"a file", "", []string{"-f", web}, 0, []string{"image: registry.local/signet/proxy:latest", "# the programs", "restartPolicy: Always"}, nil},
+		{"a file", "", []string{"-f", web}, 0, []string{"image: registry.local/signet/proxy:" + inject.DefaultTag, "# the programs", "restartPolicy: Always"}, nil},
 		{"standard input", webDeployment, []string{"-f", "-"}, 0, []string{"signet-capture"}, nil},
 		{"two files", "", []string{"-f", service, "-f", web}, 0, []string{"metadata:   {name: web}\n---\napiVersion: apps/v1"}, nil},
 		{"flags", "", []string{"-f", web, "--hub", "reg.example", "--tag", "1.0", "--revision", "canary", "--native=false", "--trust-domain", "shop.example"}, 0,
