@@ -155,9 +155,10 @@ func revisions(t *testing.T) {
 	}
 	move("canary", "istio-injection-", "istio.io/rev=canary")
 	move("signet", "istio.io/rev-", "istio-injection=enabled")
-	if out, err := trySignet("", "uninstall", "--revision", "canary", "--yes"); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
+	eventually(t, "the second revision goes when its last pod has gone", func() error {
+		_, err := trySignet("", "uninstall", "--revision", "canary", "--yes")
+		return err
+	})
 }
 
 // away takes a process of the cluster away; what it returns lets it come back and waits for the API server.
