@@ -514,7 +514,7 @@ func TestStatusOfAllReplicas(t *testing.T) {
 		_, views, _ := l.proxy(r, l.pod(ns, name, "boat", fmt.Sprintf("10.9.7.%d", i+1)), roots, kube.Audience)
 		next(t, views, func(*mesh.View) bool { return true })
 	}
-	policy, err = policies.Create(t.Context(), policy, metav1.CreateOptions{})
+	_, err = policies.Create(t.Context(), policy, metav1.CreateOptions{})
 	l.must(err)
 	before := l.programmed(policies, "tide", "True", "2 of 2 proxies acknowledged")
 	for _, b := range before {

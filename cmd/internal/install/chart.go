@@ -185,6 +185,9 @@ func Render(values map[string]any, namespace, version string) (*Rendered, error)
 			}
 		}
 	}
+	if err := r.judge(); err != nil {
+		return nil, err
+	}
 	slices.SortStableFunc(r.objects, func(a, b object) int { return slices.Index(order(), a.Kind) - slices.Index(order(), b.Kind) })
 	return r, nil
 }
