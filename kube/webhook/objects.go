@@ -80,7 +80,7 @@ func (s *Server) owns(ctx context.Context, namespace string) bool {
 	if namespace == "" || namespace == s.rootNamespace() {
 		return true
 	}
-	labels, err := s.cfg.Namespace(ctx, namespace)
+	labels, err := s.cfg.Namespace(ctx, namespace, false)
 	return err != nil || s.cfg.Injection().Owns(namespace, labels)
 }
 

@@ -29,7 +29,10 @@ func (s *Server) inject(ctx context.Context, r *admission.AdmissionRequest) *adm
 	if cfg.System(r.Namespace) {
 		return s.left(inject.ReasonSystemNamespace)
 	}
-	labels, err := s.cfg.Namespace(ctx, r.Namespace)
+	labels, err := s.cfg.Namespace(ctx, r.Namespace, false)
+	if err == nil && cfg.Wants(r.Namespace, labels, pod).Decision != inject.Wanted {
+		labels, err = s.cfg.Namespace(ctx, r.Namespace, true)
+	}
 	if err != nil {
 		return s.broken(http.StatusInternalServerError, metav1.StatusReasonInternalError,
 			fmt.Sprintf("reading the labels of namespace %q, without which nobody knows whether pod %q wants a sidecar: %v: try again", r.Namespace, podName(pod), err))

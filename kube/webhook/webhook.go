@@ -49,7 +49,8 @@ type Config struct {
 	// Injection is the settings in force; never nil.
 	Injection func() *inject.Config
 	// Namespace gives a namespace's labels. An error refuses the pod: whether it wants a sidecar can't be known.
-	Namespace func(ctx context.Context, name string) (map[string]string, error)
+	// fresh asks the API server itself: a cache that lags must not leave a pod without its sidecar.
+	Namespace func(ctx context.Context, name string, fresh bool) (map[string]string, error)
 	// TrustDomain, RootNamespace and Judge are what objects are judged with (mesh.ParseOptions).
 	TrustDomain   string
 	RootNamespace string

@@ -111,7 +111,7 @@ func start(t *testing.T, hooks func(w *world) (mutating, validating []string)) *
 	w.url = fmt.Sprintf("https://localhost:%d", l.Addr().(*net.TCPAddr).Port)
 	w.server, err = New(Config{
 		Listener: l, Source: w.source, Injection: func() *inject.Config { return w.cfg },
-		Namespace: func(ctx context.Context, name string) (map[string]string, error) {
+		Namespace: func(ctx context.Context, name string, _ bool) (map[string]string, error) {
 			n, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return nil, err

@@ -85,9 +85,10 @@ func (c *Cluster) webhooks(f *front) (*hooks, error) {
 	return h, nil
 }
 
-// namespaceLabels knows a namespace from the informer; one that is so new that it doesn't is asked for.
-func (c *Cluster) namespaceLabels(ctx context.Context, name string) (map[string]string, error) {
-	if labels, ok := c.source.NamespaceLabels(name); ok {
+// namespaceLabels knows a namespace from the informer; one that is so new that it doesn't is asked for, and one whose labels must
+// be those of now.
+func (c *Cluster) namespaceLabels(ctx context.Context, name string, fresh bool) (map[string]string, error) {
+	if labels, ok := c.source.NamespaceLabels(name); ok && !fresh {
 		return labels, nil
 	}
 	n, err := c.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})

@@ -36,7 +36,7 @@ start containerd containerd -c "$RUN/containerd.toml"
 # The controller manager exits at once unless the RBAC bootstrap roles exist, so wait for readyz.
 until kubectl --kubeconfig="$PKI/admin.kubeconfig" get --raw /readyz >/dev/null 2>&1; do sleep .2; done
 start kcm kube-controller-manager --kubeconfig="$PKI/kcm.kubeconfig" --authentication-kubeconfig="$PKI/kcm.kubeconfig" --authorization-kubeconfig="$PKI/kcm.kubeconfig" \
-  --bind-address=127.0.0.1 --leader-elect=false --use-service-account-credentials --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
+  --node-monitor-grace-period=10m --bind-address=127.0.0.1 --leader-elect=false --use-service-account-credentials --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
   --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" --client-ca-file="$PKI/ca.crt"
 start scheduler kube-scheduler --kubeconfig="$PKI/scheduler.kubeconfig" --authentication-kubeconfig="$PKI/scheduler.kubeconfig" --authorization-kubeconfig="$PKI/scheduler.kubeconfig" \
   --bind-address=127.0.0.1 --leader-elect=false
