@@ -111,10 +111,13 @@ func start(t *testing.T, hooks func(w *world) (mutating, validating []string)) *
 	w.url = fmt.Sprintf("https://localhost:%d", l.Addr().(*net.TCPAddr).Port)
 	w.server, err = New(Config{
 		Listener: l, Source: w.source, Injection: func() *inject.Config { return w.cfg },
-		Namespace: func(ctx context.Context, name string, _ bool) (map[string]string, error) {
+		Namespace: func(ctx context.Context, name string, fresh bool) (map[string]string, error) {
 			n, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return nil, err
+			}
+			if n.Labels["cache"] == "lags" && !fresh { // as an informer's may
+				return nil, nil
 			}
 			return n.Labels, nil
 		},
@@ -247,6 +250,10 @@ func TestPodsGetSidecars(t *testing.T) {
 	p, err := create(in, simple(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "first", Image: "i:1"}} }))
 	if err != nil || !slices.Equal(names(p.Spec.InitContainers), []string{"signet-capture", "istio-proxy", "first"}) {
 		t.Fatalf("%v: init containers %v", err, names(p.Spec.InitContainers))
+	}
+	late := namespace(t, "late", "test=pods", "istio-injection=enabled", "cache=lags")
+	if p, err = create(late, simple(nil)); err != nil || !inject.Injected(p) {
+		t.Errorf("labelled a moment ago: %v, injected %v", err, inject.Injected(p))
 	}
 	if p, err = create(out, simple(nil)); err != nil || inject.Injected(p) {
 		t.Errorf("without a label: %v, injected %v", err, inject.Injected(p))

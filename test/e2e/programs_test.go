@@ -146,7 +146,7 @@ func TestAddresses(t *testing.T) {
 	go func() {
 		defer close(freed)
 		eventually(t, 20*time.Second, func() string {
-			if strings.Contains(m.Log(), "WorkloadEntry shop/pay: opening listener "+ip+"2:8080: another process has the port") {
+			if strings.Contains(m.Log(), "workload shop/pay: opening listener "+ip+"2:8080: another process has the port") {
 				return ""
 			}
 			return "no word of the taken port\n" + m.Log()

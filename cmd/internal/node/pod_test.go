@@ -281,13 +281,12 @@ func standing(t *testing.T, pod *Pod) (*Pod, context.CancelFunc, chan error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
-	for range 500 {
-		if code, _ := fetch("GET", pod.Ports.Ready, "/healthz/ready"); code != 0 {
-			if code, _ := fetch("GET", pod.Ports.Admin, "/status"); code != 0 {
+	for _, port := range []uint16{pod.Ports.Ready, pod.Ports.Metrics, pod.Ports.Admin} {
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			if code, _ := fetch("GET", port, "/healthz/ready"); code != 0 {
 				break
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	return pod, cancel, done
 }

@@ -160,7 +160,11 @@ func (p *podlife) quitquitquit(rw http.ResponseWriter, req *http.Request) {
 		http.Error(rw, "only a program of this pod may end the sidecar: call it at 127.0.0.1", http.StatusForbidden)
 		return
 	}
+	// A Job that ends with curl's exit code wants the whole answer, so it is on its way before the port closes.
+	rw.Header().Set("Connection", "close")
+	rw.Header().Set("Content-Length", "2")
 	_, _ = io.WriteString(rw, "OK")
+	_ = http.NewResponseController(rw).Flush()
 	p.once.Do(func() { close(p.quit) })
 }
 
