@@ -299,7 +299,7 @@ func TestClientWaitsForItsCertificate(t *testing.T) {
 
 func TestStreamEndsWithItsCertificate(t *testing.T) {
 	p := newPlane(t)
-	x := p.proxy("shop/frontend", "frontend", certtest.TTL(2*time.Second))
+	x := p.proxy("shop/frontend", "frontend", certtest.TTL(5*time.Second))
 	x.next()
 	before := x.client.Status()
 	eventually(t, "the end of the stream", func() bool { return strings.Contains(x.client.Status().LastError, "expired") })

@@ -71,6 +71,8 @@ func (l *line) open(ctx context.Context, deadline time.Time, timeout time.Durati
 	}
 	code := proxy.UpstreamConnect
 	switch {
+	case context.Cause(ctx) == errLeft:
+		err = fmt.Errorf("%w (%w)", err, errLeft)
 	case ctx.Err() != nil:
 		code = proxy.ShuttingDown
 	case certs.ReasonOf(err) == certs.UnexpectedIdentity:

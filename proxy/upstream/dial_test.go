@@ -175,3 +175,45 @@ func TestPortIsLeftToConnect(t *testing.T) {
 		t.Error("an address of the other family was bound")
 	}
 }
+
+// TestLeavingEndpoint: whoever dials an address that answers nothing is let go when the endpoint has left, long before the connect
+// timeout.
+func TestLeavingEndpoint(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.10.2:0") // nobody accepts: a handshake gets no answer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	set := newSet(t, newMesh(t).src, Options{})
+	sp := spec(Target{Address: mute.Addr().String(), MTLS: true, Expect: []identity.ID{name(t, "cart")}})
+	sp.ConnectTimeout = 20 * time.Second
+	e := only(set, sp)
+	type end struct {
+		f  *proxy.Failure
+		in time.Duration
+	}
+	done := make(chan end, 1)
+	dial := func() {
+		start := time.Now()
+		c, f := e.Acquire(context.Background(), time.Time{})
+		if c != nil {
+			c.Discard()
+		}
+		done <- end{f, time.Since(start)}
+	}
+	go dial()
+	select {
+	case r := <-done:
+		t.Fatalf("it did not wait: %+v", r)
+	case <-time.After(300 * time.Millisecond):
+	}
+	set.Update(nil)
+	for range 2 { // the second asks when the endpoint has left already
+		r := <-done
+		if r.f == nil || r.f.Code != proxy.UpstreamConnect || !strings.Contains(r.f.Cause.Error(), "has left the cluster") || r.in > 10*time.Second {
+			t.Errorf("%+v after %v", r.f, r.in)
+		}
+		go dial()
+	}
+	<-done
+}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -15,6 +16,13 @@ import (
 // checkAfter is how long a connection may have been idle to be used without looking whether the server closed it.
 const checkAfter = 50 * time.Millisecond
 
+// leaveGrace is how long a target that left may still take to accept a connection: one that shuts down gracefully does at once, and
+// the address of one that is gone answers nothing at all, so that its caller would wait for the whole connect timeout before another
+// endpoint is tried.
+const leaveGrace = time.Second
+
+var errLeft = errors.New("the endpoint has left the cluster")
+
 // pool keeps the connections to one target of one cluster.
 type pool struct {
 	opts    *Options
@@ -26,6 +34,9 @@ type pool struct {
 	connects, failures atomic.Uint64
 	logged             atomic.Int64 // Unix nanoseconds of the last line about a failed dial
 	muted              atomic.Uint64
+
+	named   context.Context // ends when no cluster names the target any more
+	unnamed context.CancelFunc
 
 	mu       sync.Mutex // guards idle and draining
 	idle     []*Conn    // the one released last is at the end
@@ -39,6 +50,7 @@ func newPool(src certs.Source, opts *Options, spec *Spec, t *Target) *pool {
 	}
 	p := &pool{opts: opts, cluster: spec.Name, line: newLine(t.Address, local)}
 	p.stream = p.line
+	p.named, p.unnamed = context.WithCancel(context.Background())
 	if !t.MTLS {
 		return p
 	}
@@ -90,6 +102,12 @@ func (p *pool) put(c *Conn, now time.Time) {
 	}
 }
 
+// leave is drain for a target that is named no longer. Who dials it waits at most leaveGrace more.
+func (p *pool) leave() {
+	p.drain()
+	p.unnamed()
+}
+
 // drain closes the idle connections, now and those that come back later.
 func (p *pool) drain() {
 	p.mu.Lock()
@@ -128,6 +146,9 @@ func (p *pool) dial(ctx context.Context, deadline time.Time, timeout time.Durati
 }
 
 func (p *pool) dialLine(ctx context.Context, deadline time.Time, timeout time.Duration, l *line) (*Conn, *proxy.Failure) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(p.named, func() { time.AfterFunc(leaveGrace, func() { cancel(errLeft) }) })()
 	c, f := l.open(ctx, deadline, timeout)
 	if f != nil {
 		p.active.Add(-1)

@@ -65,7 +65,7 @@ func NewSet(src certs.Source, opts Options) *Set {
 
 // Update replaces the configuration and returns its clusters by name. Pools whose target, TLS and local address are
 // unchanged keep their connections and counters; those no longer named are drained: idle connections are closed now, busy
-// ones when they are given back. Clusters returned earlier stay usable.
+// ones when they are given back, and a dial that runs gets one second more. Clusters returned earlier stay usable.
 func (s *Set) Update(specs []Spec) map[string]*Cluster {
 	s.mu.Lock()
 	next := make(map[string]*pool, len(s.pools))
@@ -76,15 +76,19 @@ func (s *Set) Update(specs []Spec) map[string]*Cluster {
 		clusters[specs[i].Name] = s.cluster(&specs[i], next, kept)
 	}
 	gone := s.replace(next)
+	var ended []*pool
 	for key, o := range s.originals {
 		if kept[key] != o {
-			gone = append(gone, o.end()...)
+			ended = append(ended, o.end()...)
 		}
 	}
 	s.originals = kept
 	s.retainNames()
 	s.mu.Unlock()
 	for _, p := range gone {
+		p.leave()
+	}
+	for _, p := range ended {
 		p.drain()
 	}
 	return clusters
