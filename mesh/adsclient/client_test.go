@@ -146,6 +146,19 @@ func TestRefusalKeepsTheLastGoodAndRecovers(t *testing.T) {
 	if before.Generation != good {
 		t.Errorf("generation is %q, not the last good %q", before.Generation, good)
 	}
+	var refused []string
+	objects := build(t, p.text).Objects()
+	for i, tally := range p.ads.Programmed(objects...) {
+		if tally.Refusal != "" {
+			refused = append(refused, objects[i].Key.String()+" "+tally.Refusal)
+		}
+		if tally.Acked < tally.Wanted != (tally.Refusal != "") {
+			t.Errorf("%s: %+v", objects[i].Key, tally)
+		}
+	}
+	if len(refused) != 1 || !strings.HasPrefix(refused[0], "VirtualService shop/reviews shop/frontend: ") || !strings.Contains(refused[0], "no room for this") {
+		t.Errorf("refused are %q, want what changed alone", refused)
+	}
 	x.quiet(before)
 	x.refuseWith(nil)
 	p.edit("subset: v2", "subset: v1")

@@ -142,19 +142,30 @@ type Tally struct {
 	// Wanted is how many connected proxies have the object in what was last computed for them, and Acked how many of those
 	// acknowledged a generation that has it as it is now.
 	Acked, Wanted int
+	// Refusal is NODE: what a proxy that has it otherwise said when it refused to run on more, of the first such node by name; ""
+	// if none did. It may be about another object of the same generation, which then is what this one waits for.
+	Refusal string
 }
 
 // Programmed counts for each object. A proxy that still has an older version counts as wanted only. A change is seen here when
 // the streams have looked at it, within milliseconds of the Source's. It takes about 0.1 us for a proxy and an object, and
 // holds no stream up meanwhile. Of Services and Pods of Kubernetes, which travel in parts, it says nothing useful.
 func (s *Server) Programmed(objects ...*mesh.Object) []Tally {
-	type sets struct{ wanted, acked *adswire.Set } // never modified
+	type sets struct {
+		wanted, acked *adswire.Set // never modified
+		refusal       string
+	}
 	s.roster.mu.Lock()
 	all := make([]sets, 0, len(s.roster.proxies))
 	for _, seat := range s.roster.proxies {
-		if seat.wanted != nil {
-			all = append(all, sets{seat.wanted, seat.acked})
+		if seat.wanted == nil {
+			continue
 		}
+		one := sets{wanted: seat.wanted, acked: seat.acked}
+		if n := seat.status.LastNACK; n != nil {
+			one.refusal = seat.status.Node + ": " + n.Detail
+		}
+		all = append(all, one)
 	}
 	s.roster.mu.Unlock()
 	out := make([]Tally, len(objects))
@@ -172,6 +183,8 @@ func (s *Server) Programmed(objects ...*mesh.Object) []Tally {
 			out[i].Wanted++
 			if p.acked != nil && p.acked.Version(typ, name) == version {
 				out[i].Acked++
+			} else if p.refusal != "" && (out[i].Refusal == "" || p.refusal < out[i].Refusal) {
+				out[i].Refusal = p.refusal
 			}
 		}
 	}

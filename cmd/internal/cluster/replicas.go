@@ -160,12 +160,15 @@ func (r *replicas) Programmed(key mesh.Key) status.Progress {
 	if !ok {
 		return status.Progress{Unasked: r.unasked}
 	}
-	p := status.Progress{Acked: own.Acked, Wanted: own.Wanted, Unasked: r.unasked}
+	p := status.Progress{Acked: own.Acked, Wanted: own.Wanted, Unasked: r.unasked, Refusal: own.Refusal}
 	for _, other := range r.others {
 		o := other[key]
 		p.Wanted += o.Wanted
 		if o.Version == own.Version {
 			p.Acked += o.Acked
+		}
+		if o.Refusal != "" && (p.Refusal == "" || o.Refusal < p.Refusal) {
+			p.Refusal = o.Refusal
 		}
 	}
 	return p

@@ -3,6 +3,7 @@ package plane
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ type Programmed struct {
 }
 
 // ProgrammedObject is one object that stands. Version is that of its content, the same on every replica that has it alike;
-// Wanted are the replica's proxies that need it, and Acked those of them that run on this version.
+// Wanted are the replica's proxies that need it, Acked those of them that run on this version, and Refusal is what one of the
+// others said (adsserver.Tally).
 type ProgrammedObject struct {
 	Group     string `json:"group"`
 	Kind      string `json:"kind"`
@@ -30,6 +32,7 @@ type ProgrammedObject struct {
 	Version   string `json:"version"`
 	Acked     int    `json:"acked"`
 	Wanted    int    `json:"wanted"`
+	Refusal   string `json:"refusal,omitempty"`
 }
 
 // Key is the object's.
@@ -50,10 +53,20 @@ func (f *Front) Programmed() Programmed {
 	out := Programmed{Objects: make([]ProgrammedObject, 0, len(objects))}
 	for i, t := range f.ads.Programmed(objects...) {
 		if o := objects[i]; t.Version != "" {
-			out.Objects = append(out.Objects, ProgrammedObject{o.Group, o.Kind, o.Namespace, o.Name, t.Version, t.Acked, t.Wanted})
+			out.Objects = append(out.Objects, ProgrammedObject{o.Group, o.Kind, o.Namespace, o.Name, t.Version, t.Acked, t.Wanted, clip(t.Refusal)})
 		}
 	}
 	return out
+}
+
+// maxRefusal bounds what is passed on of one refusal, in bytes.
+const maxRefusal = 1 << 10
+
+func clip(refusal string) string {
+	if len(refusal) > maxRefusal {
+		refusal = strings.ToValidUTF8(refusal[:maxRefusal], "") + "..."
+	}
+	return refusal
 }
 
 func (f *Front) answerProgrammed(w http.ResponseWriter, _ *http.Request) {
