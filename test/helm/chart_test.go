@@ -205,8 +205,8 @@ func signet(t *testing.T) string {
 // TestInstallIsTheChart: 'signet install --offline' prints what 'helm template' does, and the namespace.
 func TestInstallIsTheChart(t *testing.T) {
 	bin := signet(t)
-	sets := [][]string{nil, {"revision=canary", "alone=false", "tag=9.9", "rootNamespace=istio-system", "tokenReview=true", "meshConfig.trustDomain=a.b"},
-		{"injection.native=true", "injection.resources.limits.memory=1Gi", "networkPolicy.egress.redisPort=6379", "extraArgs[0]=--log-level=debug", "workloadCertTTL=1m"}}
+	sets := [][]string{nil, {"revision=canary", "alone=false", "tag=9.9", "rootNamespace=istio-system", "tokenReview=true", "trustDomain=a.b", "meshConfig.trustDomain=a.b"},
+		{"injection.native=true", "injection.resources.limits.memory=1Gi", "networkPolicy.egress.redisPort=6379", "extraArgs[0]=--allow-rego-builtin=http.send", "workloadCertTTL=1m"}}
 	for _, p := range profiles(t) {
 		for _, set := range sets {
 			args := []string{"install", "--offline", "--profile", p}
