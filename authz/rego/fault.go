@@ -41,7 +41,8 @@ func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error
 	var lines []string
 	field := ""
 	var first *ast.Location
-	for _, e := range errs {
+	more := len(errs) - 10*maxFaults // so many are looked at for the same mistake told twice
+	for _, e := range errs[:min(len(errs), 10*maxFaults)] {
 		line := e.Message
 		if name, ok := strings.CutPrefix(line, "undefined function "); ok && refused[name] {
 			line = fmt.Sprintf("the built-in function %s is refused unless the operator allows it by name", name)
@@ -56,7 +57,7 @@ func opaFaults(sources []source, refused map[string]bool, errs ast.Errors) error
 		}
 		lines = tell(lines, line)
 	}
-	if n := len(lines) - maxFaults; n > 0 {
+	if n := len(lines) - maxFaults + max(more, 0); n > 0 && len(lines) > maxFaults {
 		lines = append(lines[:maxFaults], fmt.Sprintf("and %d more", n))
 	}
 	return &fault{field: field, cause: errors.New(strings.Join(lines, "; ")), first: first}

@@ -72,6 +72,9 @@ func (m *material) parse() (map[string]*ast.Module, error) {
 		if _, twice := out[s.name]; twice || s.name == "" {
 			return nil, faultf(strings.Replace(s.field, ".source", ".name", 1), "%q is empty or taken", s.name)
 		}
+		if err := checkNesting(s); err != nil {
+			return nil, err
+		}
 		module, err := parseModule(s)
 		if err != nil {
 			return nil, opaError(m.sources, s.field, err)

@@ -48,8 +48,12 @@ func (p *Policy) compile(m material) (made *snapshot, err error) {
 	if err := s.load(m.data); err != nil {
 		return nil, err
 	}
-	s.compiler = ast.NewCompiler().WithCapabilities(p.capabilities).WithDefaultRegoVersion(ast.RegoV1).
-		WithPathConflictsCheck(s.taken)
+	work := newBudget()
+	if err := work.modules(modules); err != nil {
+		return nil, opaFaults(m.sources, nil, ast.Errors{err})
+	}
+	s.compiler = work.stages(ast.NewCompiler().WithCapabilities(p.capabilities).WithDefaultRegoVersion(ast.RegoV1).
+		WithPathConflictsCheck(s.taken))
 	s.compiler.Compile(modules)
 	if s.compiler.Failed() {
 		return nil, opaFaults(m.sources, refusedNames(), s.compiler.Errors)
