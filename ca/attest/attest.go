@@ -1,6 +1,6 @@
-// Package attest says who is asking for a certificate: the bearer of a join token that was minted for one workload, the
-// bearer of a token that somebody else vouches for (a service-account token), or a workload that renews with the
-// certificate it has. It knows nothing of gRPC and signs nothing.
+// Package attest says who is asking for a certificate: the bearer of a join token that was minted for one workload, a
+// workload that so joined and renews with the certificate it has, or the bearer of a token that somebody else vouches for
+// (a service-account token). It knows nothing of gRPC and signs nothing.
 //
 // It works in two proofs: Identify says who the evidence is for and changes nothing; Bind ties a join token to the key it
 // is redeemed for, and only then is there a ca.Caller.
@@ -49,7 +49,7 @@ type Evidence struct {
 	Peer identity.Peer
 	// Leaf is that certificate. Its end is looked at again, since connections live long.
 	Leaf *x509.Certificate
-	// Workload is "NS/WORKLOAD", the workload that a renewal says it is for; "" leaves it to the certificate.
+	// Workload is "NS/WORKLOAD", the workload that a renewal by certificate says it is for; "" leaves it to the certificate.
 	Workload string
 	// From is the network address of the caller, for the audit record.
 	From string
@@ -58,12 +58,12 @@ type Evidence struct {
 // Attestor judges evidence. Safe for concurrent use.
 type Attestor struct {
 	trustDomain string
-	tokens      *Tokens // nil takes no join tokens
-	bearers     Bearers // nil takes no others
+	bearers     Bearers // nil takes join tokens and renewals by certificate instead
+	tokens      *Tokens
 	workloads   Workloads
 }
 
-// New builds an Attestor of one trust domain that takes join tokens.
+// New builds an Attestor of one trust domain that takes join tokens, and certificates for renewals.
 func New(trustDomain string, tokens *Tokens, workloads Workloads) (*Attestor, error) {
 	if trustDomain == "" || tokens == nil || workloads == nil {
 		return nil, errors.New("building attestor: trust domain, tokens and workloads must be given")
@@ -71,13 +71,14 @@ func New(trustDomain string, tokens *Tokens, workloads Workloads) (*Attestor, er
 	return &Attestor{trustDomain: trustDomain, tokens: tokens, workloads: workloads}, nil
 }
 
-// NewWithBearers builds an Attestor of one trust domain that takes the tokens of bearers, and join tokens where tokens is
-// not nil.
-func NewWithBearers(trustDomain string, bearers Bearers, tokens *Tokens, workloads Workloads) (*Attestor, error) {
-	if trustDomain == "" || bearers == nil || workloads == nil {
-		return nil, errors.New("building attestor: trust domain, bearers and workloads must be given")
+// NewWithBearers builds an Attestor of one trust domain that takes the tokens of bearers and nothing else. A renewal needs a
+// token too: a certificate does not tell whose it is of the many that have its identity, so that one which was carried off
+// would be renewed from anywhere, long after its bearer is gone.
+func NewWithBearers(trustDomain string, bearers Bearers) (*Attestor, error) {
+	if trustDomain == "" || bearers == nil {
+		return nil, errors.New("building attestor: trust domain and bearers must be given")
 	}
-	return &Attestor{trustDomain: trustDomain, tokens: tokens, bearers: bearers, workloads: workloads}, nil
+	return &Attestor{trustDomain: trustDomain, bearers: bearers}, nil
 }
 
 // Candidate is an identity that the evidence is good for. Only Identify makes one.
@@ -106,15 +107,18 @@ var ErrNoEvidence = errors.New("neither a join token nor another token nor a cli
 
 // Identify judges evidence at the moment now. The reason of an error is for the log only, never for the caller.
 func (a *Attestor) Identify(ctx context.Context, ev Evidence, now time.Time) (*Candidate, error) {
+	certificate := ev.Peer.Proven() && ev.Leaf != nil
 	switch {
-	case ev.Token != "" && a.bearers != nil && !strings.HasPrefix(ev.Token, tokenPrefix):
-		return a.byBearer(ctx, ev, now)
-	case ev.Token != "" && a.tokens == nil:
+	case ev.Token != "" && a.bearers == nil:
+		return a.byToken(ev, now)
+	case ev.Token != "" && strings.HasPrefix(ev.Token, tokenPrefix):
 		return nil, errors.New("identifying caller by token: join tokens are not taken here")
 	case ev.Token != "":
-		return a.byToken(ev, now)
-	case ev.Peer.Proven() && ev.Leaf != nil:
+		return a.byBearer(ctx, ev, now)
+	case certificate && a.bearers == nil:
 		return a.byCertificate(ev, now)
+	case certificate:
+		return nil, fmt.Errorf("identifying caller by certificate of %q: a renewal needs a service-account token here", ev.Peer.ID)
 	}
 	return nil, fmt.Errorf("identifying caller: %w", ErrNoEvidence)
 }

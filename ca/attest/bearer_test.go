@@ -27,7 +27,6 @@ func (b bearers) Identify(ctx context.Context, token string, _ time.Time) (names
 func TestBearers(t *testing.T) {
 	dir, _ := stateDir(t)
 	now := time.Now()
-	known := workloads{"shop/cart-1": "cart"}
 	all := bearers{"a.b.c": "shop/cart/cart-1", "d.e.f": "signet-system/signetd/x", "g.h.i": "shop//x"}
 	join, err := MintToken(dir, "shop", "cart-1", time.Minute)
 	if err != nil {
@@ -35,35 +34,28 @@ func TestBearers(t *testing.T) {
 	}
 	live := &x509.Certificate{NotAfter: now.Add(time.Minute)}
 	tests := map[string]struct {
-		ev     Evidence
-		tokens bool
-		proof  string // "" for a refusal
-		want   string
+		ev   Evidence
+		want string // of the error, "" for none
 	}{
-		"token":                       {ev: Evidence{Token: "a.b.c"}, proof: ProofBearer},
-		"token beside a certificate":  {ev: Evidence{Token: "a.b.c", Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/other"), Leaf: live}, proof: ProofBearer},
+		"token":                       {ev: Evidence{Token: "a.b.c"}},
+		"token beside a certificate":  {ev: Evidence{Token: "a.b.c", Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/other"), Leaf: live}},
 		"unknown token":               {ev: Evidence{Token: "x"}, want: "unknown to the bearers"},
 		"unknown, good certificate":   {ev: Evidence{Token: "x", Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/cart"), Leaf: live}, want: "unknown to the bearers"},
 		"the control plane's account": {ev: Evidence{Token: "d.e.f"}, want: "reserved"},
 		"no account":                  {ev: Evidence{Token: "g.h.i"}, want: "service account"},
-		"join token, not taken":       {ev: Evidence{Token: join}, want: "join tokens are not taken here"},
-		"join token, taken":           {ev: Evidence{Token: join}, tokens: true, proof: ProofToken},
-		"certificate":                 {ev: Evidence{Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/cart"), Leaf: live, Workload: "shop/cart-1"}, proof: ProofCertificate},
-		"certificate, pod gone":       {ev: Evidence{Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/cart"), Leaf: live, Workload: "shop/cart-2"}, want: "no workload"},
+		"join token":                  {ev: Evidence{Token: join}, want: "join tokens are not taken here"},
+		"certificate":                 {ev: Evidence{Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/cart"), Leaf: live}, want: "a renewal needs a service-account token"},
+		"certificate and living pod":  {ev: Evidence{Peer: peer(t, "spiffe://mesh.test/ns/shop/sa/cart"), Leaf: live, Workload: "shop/cart-1"}, want: "a renewal needs a service-account token"},
 		"nothing":                     {want: "neither"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			var tokens *Tokens
-			if tt.tokens {
-				tokens = NewTokens(dir)
-			}
-			a, err := NewWithBearers(td, all, tokens, known)
+			a, err := NewWithBearers(td, all)
 			if err != nil {
 				t.Fatal(err)
 			}
 			c, err := a.Identify(t.Context(), tt.ev, now)
-			if tt.proof == "" {
+			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Fatalf("got %v, %v; want an error with %q", c, err, tt.want)
 				}
@@ -72,12 +64,12 @@ func TestBearers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if caller, err := c.Bind(key(1)); err != nil || caller.Proof != tt.proof || caller.ID.String() != "spiffe://mesh.test/ns/shop/sa/cart" {
+			if caller, err := c.Bind(key(1)); err != nil || caller.Proof != ProofBearer || caller.ID.String() != "spiffe://mesh.test/ns/shop/sa/cart" {
 				t.Errorf("got %+v, %v", caller, err)
 			}
 		})
 	}
-	if _, err := NewWithBearers(td, nil, nil, known); err == nil {
+	if _, err := NewWithBearers(td, nil); err == nil {
 		t.Error("an attestor without bearers was built")
 	}
 }

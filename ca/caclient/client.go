@@ -1,4 +1,5 @@
-// Package caclient asks the control plane for certificates: the first with a join token or a bearer token, the next with the one at hand.
+// Package caclient asks the control plane for certificates: each with a bearer token where there is one, else the first with
+// a join token and the next with the one at hand.
 // It is an Issuer as certs/rotate wants one.
 package caclient
 
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -41,15 +43,16 @@ type Options struct {
 	Addr string
 	// Token is asked for a join token whenever one is needed; nil means there is none, so that only renewals work.
 	Token TokenSource
-	// Bearer is asked for a token of another kind, a pod's service-account token, whenever one is needed; it goes with
-	// Roots and TrustDomain, and without Token.
+	// Bearer is asked for a token of another kind, a pod's service-account token, for each certificate, renewals included; it
+	// goes with Roots and TrustDomain, and without Token.
 	Bearer TokenSource
-	// Roots are what the control plane is verified against when Bearer is used; they are asked for each time.
+	// Roots are what the control plane is verified against when Bearer is used, beside the bundle at hand; they are asked for
+	// each time.
 	Roots func() ([]*x509.Certificate, error)
 	// TrustDomain, where set, is the only one whose control plane is spoken to; "" takes that of the token's root.
 	TrustDomain string
-	// Workload is NS/WORKLOAD, sent with a renewal, so that the CA renews for this workload and no other with the same
-	// service account; "" sends none.
+	// Workload is NS/WORKLOAD, sent with a renewal by certificate, so that the CA renews for this workload and no other with
+	// the same service account; "" sends none.
 	Workload string
 	// Timeout bounds one request; zero means DefaultTimeout.
 	Timeout time.Duration
@@ -78,9 +81,10 @@ func New(opts Options) (*Client, error) {
 }
 
 // Issue sends a PEM or DER certificate request and returns the certificate with the roots to trust from now on. With a
-// valid SVID in current it renews by mutual TLS; the token is used where there is none, where it ended, and where the
-// control plane could not be verified or does not accept the SVID any more (its CA was set up anew, or the workload has
-// another service account now). A ttl of zero leaves the lifetime to the CA. The answer is checked: the leaf carries
+// bearer token no SVID is shown: the token is what tells that the workload lives. Else a valid SVID in current renews
+// by mutual TLS; the join token is used where there is none, where it ended, and where the control plane could not be
+// verified or does not accept the SVID any more (its CA was set up anew, or the workload has another service account now).
+// A ttl of zero leaves the lifetime to the CA. The answer is checked: the leaf carries
 // the request's key, a SPIFFE ID of the trust domain, and verifies against the roots that came with it.
 func (c *Client) Issue(ctx context.Context, csr []byte, ttl time.Duration, current *certs.Snapshot) (*certs.Issued, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
@@ -88,17 +92,17 @@ func (c *Client) Issue(ctx context.Context, csr []byte, ttl time.Duration, curre
 	csr = ca.RequestPEM(csr)
 
 	var renewErr error
-	if c.canRenew(current) {
+	if c.opts.Bearer == nil && c.canRenew(current) {
 		issued, err := c.renew(ctx, csr, ttl, current)
 		if err == nil {
 			return issued, nil
 		}
-		if c.opts.Token == nil && c.opts.Bearer == nil || !wantsToken(err) {
+		if c.opts.Token == nil || !wantsToken(err) {
 			return nil, fmt.Errorf("renewing certificate at %q: %w", c.opts.Addr, err)
 		}
 		renewErr = err
 	}
-	issued, err := c.join(ctx, csr, ttl)
+	issued, err := c.join(ctx, csr, ttl, current)
 	if err != nil {
 		return nil, fmt.Errorf("asking for certificate at %q: %w", c.opts.Addr, errors.Join(renewErr, err))
 	}
@@ -129,10 +133,10 @@ func (c *Client) renew(ctx context.Context, csr []byte, ttl time.Duration, curre
 	return c.call(ctx, request{csr: csr, ttl: ttl, pin: pin, cert: current.SVID.TLS(), workload: c.opts.Workload})
 }
 
-// join proves itself with the token, and the control plane with the root whose hash the token carries.
-func (c *Client) join(ctx context.Context, csr []byte, ttl time.Duration) (*certs.Issued, error) {
+// join proves itself with the token, and the control plane with the root whose hash a join token carries.
+func (c *Client) join(ctx context.Context, csr []byte, ttl time.Duration, current *certs.Snapshot) (*certs.Issued, error) {
 	if c.opts.Bearer != nil {
-		return c.bear(ctx, csr, ttl)
+		return c.bear(ctx, csr, ttl, current)
 	}
 	if c.opts.Token == nil {
 		return nil, errors.New("there is no valid certificate and no join token")
@@ -148,10 +152,14 @@ func (c *Client) join(ctx context.Context, csr []byte, ttl time.Duration) (*cert
 	return c.call(ctx, request{csr: csr, ttl: ttl, pin: c.pinRoot(token.RootSHA256), token: text})
 }
 
-// bear proves itself with the bearer token, and the control plane with the roots as they are now. The token is read only
-// once the roots are there, and leaves only after the control plane proved itself.
-func (c *Client) bear(ctx context.Context, csr []byte, ttl time.Duration) (*certs.Issued, error) {
+// bear proves itself with the bearer token, and the control plane with the roots as they are now or with those of the bundle
+// at hand: while roots change, either may be the first to have the new one. The token is read only once there are roots, and
+// leaves only after the control plane proved itself.
+func (c *Client) bear(ctx context.Context, csr []byte, ttl time.Duration, current *certs.Snapshot) (*certs.Issued, error) {
 	roots, err := c.opts.Roots()
+	if current != nil && current.Bundles[c.opts.TrustDomain] != nil {
+		roots, err = slices.Concat(roots, current.Bundles[c.opts.TrustDomain].Roots()), nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading roots: %w", err)
 	}
@@ -170,7 +178,7 @@ func (c *Client) bear(ctx context.Context, csr []byte, ttl time.Duration) (*cert
 	if text == "" {
 		return nil, errors.New("reading token: it is empty")
 	}
-	return c.call(ctx, request{csr: csr, ttl: ttl, pin: pin, token: text, workload: c.opts.Workload})
+	return c.call(ctx, request{csr: csr, ttl: ttl, pin: pin, token: text})
 }
 
 // request is one call's content.

@@ -2,6 +2,7 @@ package tokens_test
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -45,6 +46,20 @@ type bench struct {
 	ns      string
 	fetches atomic.Int64 // of the key set
 	reviews atomic.Int64
+	other   atomic.Pointer[published] // what another API server publishes, while that is the one that answers
+}
+
+// published is what an API server says of its tokens, by path. A path that is not in it is 503.
+type published map[string]string
+
+func (p published) answer(r *http.Request) *http.Response {
+	text, ok := p[r.URL.Path]
+	out := &http.Response{StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(text))}
+	if !ok {
+		out.StatusCode = http.StatusServiceUnavailable
+	}
+	return out
 }
 
 func newBench(t testing.TB) *bench {
@@ -74,6 +89,9 @@ func (b *bench) judge(t testing.TB, change func(*tokens.Config)) *tokens.Judge {
 			}
 			if strings.HasSuffix(r.URL.Path, "/tokenreviews") {
 				b.reviews.Add(1)
+			}
+			if p := b.other.Load(); p != nil && (r.URL.Path == "/openid/v1/jwks" || r.URL.Path == "/.well-known/openid-configuration") {
+				return p.answer(r), nil
 			}
 			return next.RoundTrip(r)
 		})
@@ -111,7 +129,7 @@ func (b *bench) informed(t testing.TB) func(namespace, name string) (uid, servic
 	})
 	return func(namespace, name string) (string, string, bool) {
 		pod, err := lister.Pods(namespace).Get(name)
-		if err != nil {
+		if err != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			return "", "", false
 		}
 		return string(pod.UID), pod.Spec.ServiceAccountName, true
@@ -132,6 +150,14 @@ func (b *bench) pod(t testing.TB, name, account string) *corev1.Pod {
 	}, metav1.CreateOptions{})
 	must(t, err)
 	return pod
+}
+
+// end lets a pod's containers have ended, all well.
+func (b *bench) end(t testing.TB, pod *corev1.Pod) {
+	t.Helper()
+	pod.Status.Phase = corev1.PodSucceeded
+	_, err := b.admin.CoreV1().Pods(b.ns).UpdateStatus(t.Context(), pod, metav1.UpdateOptions{})
+	must(t, err)
 }
 
 func (b *bench) delete(t testing.TB, pod string) {

@@ -28,10 +28,13 @@ const (
 	lastRetry  = time.Minute
 	// fetchWait is how long a token waits for one.
 	fetchWait = 2 * time.Second
+	// keepTime is how long a key or issuer that is not published any more is believed. Several API servers may answer, and
+	// while their keys are rotated they don't answer alike.
+	keepTime = time.Hour
 )
 
-// keys are the API server's issuer and public keys, fetched with the control plane's own credentials; what was fetched last
-// is good until there is something newer. It is a jwt.Keys.
+// keys are the API servers' issuers and public keys, fetched with the control plane's own credentials; what was fetched last
+// is good until there is something newer, and what that lacks for keepTime more. It is a jwt.Keys.
 type keys struct {
 	client kubernetes.Interface
 	log    *slog.Logger
@@ -43,20 +46,23 @@ type keys struct {
 	done    chan struct{} // closed when the fetch that is asked for or under way ends; nil if there is none
 }
 
-// keySet is what was fetched. Immutable.
-type keySet struct {
-	issuer string
-	text   []byte
-	keys   []jwt.Key
-}
-
 func newKeys(client kubernetes.Interface, log *slog.Logger) *keys {
 	return &keys{client: client, log: log, wake: make(chan struct{}, 1)}
 }
 
+// now is the set that is believed now, nil before the first fetch.
+func (k *keys) now() *keySet {
+	s := k.last.Load()
+	if at := s.at(time.Now()); at != s {
+		k.last.CompareAndSwap(s, at) // else there is a newer one, for who asks next
+		return at
+	}
+	return s
+}
+
 // Keys implements jwt.Keys.
 func (k *keys) Keys() []jwt.Key {
-	if s := k.last.Load(); s != nil {
+	if s := k.now(); s != nil {
 		return s.keys
 	}
 	return nil
@@ -77,15 +83,15 @@ func (k *keys) Refresh(ctx context.Context) bool {
 	return k.last.Load() != before
 }
 
-// issuer waits for the first fetch.
-func (k *keys) issuer(ctx context.Context) string {
+// issuers waits for the first fetch.
+func (k *keys) issuers(ctx context.Context) []string {
 	if k.last.Load() == nil {
 		k.Refresh(ctx)
 	}
-	if s := k.last.Load(); s != nil {
-		return s.issuer
+	if s := k.now(); s != nil {
+		return s.issuers
 	}
-	return ""
+	return nil
 }
 
 // ask gives the end of the fetch under way, or of one that it asks run for; nil if it is too soon for one.
@@ -170,14 +176,16 @@ func (k *keys) fetch(ctx context.Context) error {
 	if text, err = rest.Get().AbsPath("/openid/v1/jwks").DoRaw(ctx); err != nil {
 		return fmt.Errorf("reading /openid/v1/jwks: %w", err)
 	}
-	if old := k.last.Load(); old != nil && old.issuer == document.Issuer && bytes.Equal(old.text, text) {
+	old := k.last.Load()
+	if old != nil && old.issuer == document.Issuer && bytes.Equal(old.text, text) {
 		return nil
 	}
 	list, err := jwks.Parse(text)
 	if err != nil {
 		return fmt.Errorf("reading /openid/v1/jwks: %w", err)
 	}
-	k.last.Store(&keySet{document.Issuer, text, list})
-	k.log.Info("token keys of the API server in use", "issuer", document.Issuer, "keys", len(list))
+	s := old.next(document.Issuer, text, list, time.Now())
+	k.last.Store(s)
+	k.log.Info("token keys of the API server in use", "issuer", document.Issuer, "keys", len(list), "kept", len(s.keys)-len(list))
 	return nil
 }

@@ -31,16 +31,6 @@ import (
 
 const td = "cluster.test"
 
-// live are the workloads that the informers know.
-type live func(namespace, name string) (uid, serviceAccount string, ok bool)
-
-func (l live) ServiceAccount(ns, pod string) (string, bool) {
-	_, sa, ok := l(ns, pod)
-	return sa, ok
-}
-
-func (l live) Holds(string, string) bool { return false }
-
 // door is a CA as a control plane in a cluster runs it.
 type door struct {
 	addr, roots string // host:port; the file of the roots
@@ -57,7 +47,7 @@ func newDoor(t testing.TB, b *bench) *door {
 	must(t, err)
 	issuer, err := ca.New(ca.Options{TrustDomain: td, Keys: shared, Log: slog.New(slog.DiscardHandler), ControlPlaneNames: []string{"signetd.x.svc"}})
 	must(t, err)
-	attestor, err := attest.NewWithBearers(td, d.judge, nil, live(pods))
+	attestor, err := attest.NewWithBearers(td, d.judge)
 	must(t, err)
 	server, err := caserver.New(caserver.Options{CA: issuer, Attestor: attestor, QueuePerIdentity: 1024})
 	must(t, err)
@@ -97,16 +87,16 @@ func newCSR(t testing.TB) (*ecdsa.PrivateKey, []byte) {
 }
 
 // client asks with the token that is in the file now.
-func (d *door) client(t testing.TB, token, workload string) *caclient.Client {
+func (d *door) client(t testing.TB, token string) *caclient.Client {
 	t.Helper()
 	c, err := caclient.New(caclient.Options{
-		Addr: d.addr, TrustDomain: td, Bearer: caclient.FileToken(token), Roots: caclient.FileRoots(d.roots), Workload: workload, Timeout: time.Minute,
+		Addr: d.addr, TrustDomain: td, Bearer: caclient.FileToken(token), Roots: caclient.FileRoots(d.roots), Timeout: time.Minute,
 	})
 	must(t, err)
 	return c
 }
 
-// TestPodLife: the first certificate by token, the next by the first, and when that is of no use, by the token again.
+// TestPodLife: each certificate by the token that the file has then, never by the certificate before it.
 func TestPodLife(t *testing.T) {
 	b := newBench(t)
 	b.account(t, "cart")
@@ -114,7 +104,7 @@ func TestPodLife(t *testing.T) {
 	d := newDoor(t, b)
 	file := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(file, []byte(b.token(t, "cart", pod, "signet-ca")+"\n"), 0o600))
-	c := d.client(t, file, b.ns+"/cart-1")
+	c := d.client(t, file)
 	key, csr := newCSR(t)
 	first, err := c.Issue(t.Context(), csr, time.Hour, nil)
 	must(t, err)
@@ -126,16 +116,30 @@ func TestPodLife(t *testing.T) {
 	bundle, err := certs.NewBundle(td, first.Roots)
 	must(t, err)
 	snapshot := &certs.Snapshot{SVID: svid, Bundles: map[string]*certs.Bundle{td: bundle}}
-	accepted := count(t, d.judge, "signet_ca_tokens_accepted_total", "")
+	// Renewals take the token as the kubelet has put it there by then.
+	must(t, os.WriteFile(file, []byte("hello"), 0o600))
+	if _, err := c.Issue(t.Context(), csr, time.Hour, snapshot); err == nil || !strings.Contains(err.Error(), "request authenticate failure") {
+		t.Errorf("renewing with a bad token: %v", err)
+	}
 	must(t, os.Remove(file))
-	if _, err := c.Issue(t.Context(), csr, time.Hour, snapshot); err != nil {
+	if _, err := c.Issue(t.Context(), csr, time.Hour, snapshot); err == nil || !strings.Contains(err.Error(), "reading token") {
 		t.Errorf("renewing without a token: %v", err)
 	}
-	if n := count(t, d.judge, "signet_ca_tokens_accepted_total", ""); n != accepted {
-		t.Error("a renewal used the token")
+	must(t, os.WriteFile(file, []byte(b.token(t, "cart", pod, "signet-ca", "later")), 0o600))
+	accepted := count(t, d.judge, "signet_ca_tokens_accepted_total", "")
+	if _, err := c.Issue(t.Context(), csr, time.Hour, snapshot); err != nil {
+		t.Errorf("renewing with a new token: %v", err)
 	}
-	// A bundle that does not verify the control plane any more: the token and the roots' file help.
-	must(t, os.WriteFile(file, []byte(b.token(t, "cart", pod, "signet-ca")), 0o600))
+	if n := count(t, d.judge, "signet_ca_tokens_accepted_total", ""); n != accepted+1 {
+		t.Error("a renewal did not use the token")
+	}
+	// Key and certificate that were carried off renew nothing, although the pod lives.
+	thief, err := caclient.New(caclient.Options{Addr: d.addr, TrustDomain: td, Workload: b.ns + "/cart-1", Timeout: time.Minute})
+	must(t, err)
+	if _, err := thief.Issue(t.Context(), csr, time.Hour, snapshot); err == nil || !strings.Contains(err.Error(), "request authenticate failure") {
+		t.Errorf("renewing by certificate alone: %v", err)
+	}
+	// The file's roots verify the control plane, or those of the bundle at hand.
 	other, err := authority.Open(t.TempDir(), td, authority.Options{})
 	must(t, err)
 	defer other.Close()
@@ -144,8 +148,11 @@ func TestPodLife(t *testing.T) {
 	if _, err := c.Issue(t.Context(), csr, time.Hour, &certs.Snapshot{SVID: svid, Bundles: map[string]*certs.Bundle{td: stale}}); err != nil {
 		t.Errorf("renewing with a stale bundle: %v", err)
 	}
-	// A server that the roots' file does not verify never sees the token.
 	must(t, os.WriteFile(d.roots, stale.PEM(), 0o600))
+	if _, err := c.Issue(t.Context(), csr, time.Hour, snapshot); err != nil {
+		t.Errorf("renewing with a stale file: %v", err)
+	}
+	// A server that neither verifies never sees the token.
 	if _, err := c.Issue(t.Context(), csr, time.Hour, nil); err == nil || !strings.Contains(err.Error(), "verifying control plane") {
 		t.Errorf("another's roots: %v", err)
 	}
@@ -188,7 +195,7 @@ func TestSixHundredAtOnce(t *testing.T) {
 	clients := make([]*caclient.Client, pods)
 	requests := make([][]byte, pods)
 	for i := range pods {
-		clients[i] = d.client(t, filepath.Join(dir, fmt.Sprintf("pod-%d", i)), fmt.Sprintf("%s/pod-%d", b.ns, i))
+		clients[i] = d.client(t, filepath.Join(dir, fmt.Sprintf("pod-%d", i)))
 		_, requests[i] = newCSR(t)
 	}
 	began := time.Now()

@@ -1,5 +1,5 @@
 // Package tokens judges service-account tokens: offline, with the API server's public keys and what the informers know of
-// pods, or by TokenReview. It is an attest.Bearers.
+// pods, and then by TokenReview where that is asked for. It is an attest.Bearers.
 //
 // It needs the non-resource URLs /openid/v1/jwks and /.well-known/openid-configuration (the ClusterRole
 // system:service-account-issuer-discovery), get of Pods, and create of TokenReviews where Config.Review is set.
@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/time/rate"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/signet-mesh/signet/identity/jwt"
@@ -28,12 +27,6 @@ const (
 	DefaultReviewsPerSecond = 5
 	// DefaultPodWait is how long a pod that is not known is waited for.
 	DefaultPodWait = 2 * time.Second
-	// podPoll is how often it is looked for meanwhile.
-	podPoll = 25 * time.Millisecond
-	// podsPerSecond bounds how often the API server is asked for a pod that the informers do not know after that.
-	podsPerSecond = 5
-	// maxWaiting bounds the tokens that wait for their pod at once.
-	maxWaiting = 1024
 	// callTimeout bounds one call of the API server.
 	callTimeout = 5 * time.Second
 )
@@ -45,7 +38,7 @@ type Config struct {
 	Pods func(namespace, name string) (uid, serviceAccount string, ok bool)
 	// Audiences of which a token must name one; none means kube.Audience and kube.IstioAudience.
 	Audiences []string
-	// Review asks the API server for each new token by TokenReview, instead of verifying with its keys.
+	// Review asks the API server for each new token by TokenReview, once it was found good offline.
 	Review bool
 	// Unbound takes tokens that are bound to no pod.
 	Unbound bool
@@ -61,9 +54,8 @@ type Config struct {
 type Judge struct {
 	cfg     Config
 	keys    *keys
+	pods    *pods
 	reviews *reviews
-	asking  *rate.Limiter
-	waiting chan struct{} // a place for each token that waits for its pod
 	stats   *stats
 }
 
@@ -83,9 +75,8 @@ func New(cfg Config) (*Judge, error) {
 	}
 	cfg.ReviewsPerSecond = cmp.Or(cfg.ReviewsPerSecond, DefaultReviewsPerSecond)
 	cfg.PodWait = cmp.Or(cfg.PodWait, DefaultPodWait)
-	j := &Judge{
-		cfg: cfg, asking: rate.NewLimiter(podsPerSecond, podsPerSecond), waiting: make(chan struct{}, maxWaiting), stats: newStats(),
-	}
+	j := &Judge{cfg: cfg, stats: newStats()}
+	j.pods = newPods(cfg, j.stats)
 	j.keys = newKeys(cfg.Client, cfg.Log)
 	j.reviews = newReviews(cfg.Client, cfg.Audiences, cfg.ReviewsPerSecond, j.stats)
 	return j, nil
@@ -93,10 +84,6 @@ func New(cfg Config) (*Judge, error) {
 
 // Run keeps the API server's keys fresh until ctx ends, and returns nil.
 func (j *Judge) Run(ctx context.Context) error {
-	if j.cfg.Review {
-		<-ctx.Done()
-		return nil
-	}
 	return j.keys.run(ctx)
 }
 
@@ -106,7 +93,7 @@ const (
 	reasonNoExpiry   = "no_expiry"   // a token for ever, as legacy Secrets hold
 	reasonSubject    = "subject"     // not a service account's, or the claims disagree
 	reasonUnbound    = "unbound"     // bound to no pod
-	reasonPodGone    = "pod_gone"    // there is no such pod, or another of that name
+	reasonPodGone    = "pod_gone"    // there is no such pod, another of that name, or it has ended
 	reasonPodAccount = "pod_account" // the pod has another service account
 	reasonBusy       = "busy"        // too many tokens wait
 	reasonReview     = "review"      // the API server does not take it
@@ -155,33 +142,38 @@ func (j *Judge) Identify(ctx context.Context, token string, now time.Time) (name
 	return b.namespace, b.serviceAccount, b.pod, nil
 }
 
+// identify asks the API server last: what costs it something is done for genuine tokens of living pods only.
 func (j *Judge) identify(ctx context.Context, token string, now time.Time) (bearer, error) {
-	var b bearer
-	var err error
-	if j.cfg.Review {
-		b, err = j.reviews.review(ctx, token, now)
-	} else {
-		b, err = j.verify(ctx, token, now)
+	b, err := j.verify(ctx, token, now)
+	if err != nil {
+		return bearer{}, err
+	}
+	switch {
+	case b.pod != "":
+		err = j.pods.alive(ctx, b)
+	case !j.cfg.Unbound:
+		err = refuse(reasonUnbound, "the token of %q is bound to no pod", b.namespace+"/"+b.serviceAccount)
+	}
+	if err == nil && j.cfg.Review {
+		err = j.reviews.review(ctx, token, b, now)
 	}
 	if err != nil {
 		return bearer{}, err
 	}
-	if b.pod == "" {
-		if j.cfg.Unbound {
-			return b, nil
-		}
-		return bearer{}, refuse(reasonUnbound, "the token of %q is bound to no pod", b.namespace+"/"+b.serviceAccount)
-	}
-	return b, j.alive(ctx, b)
+	return b, nil
 }
 
 // verify judges a token offline.
 func (j *Judge) verify(ctx context.Context, token string, now time.Time) (bearer, error) {
-	issuer := j.keys.issuer(ctx)
-	if issuer == "" {
+	issuers := j.keys.issuers(ctx)
+	if len(issuers) == 0 {
 		return bearer{}, refuse(reasonIssuer, "the API server has not told its issuer yet")
 	}
-	t, bad := jwt.Verify(ctx, token, []jwt.Rule{{Issuer: issuer, Audiences: j.cfg.Audiences, Keys: j.keys}}, now)
+	rules := make([]jwt.Rule, len(issuers))
+	for i, issuer := range issuers {
+		rules[i] = jwt.Rule{Issuer: issuer, Audiences: j.cfg.Audiences, Keys: j.keys}
+	}
+	t, bad := jwt.Verify(ctx, token, rules, now)
 	if bad != nil {
 		return bearer{}, &refusal{bad.Reason, bad.Cause}
 	}
@@ -218,6 +210,11 @@ func text(claim map[string]any, path ...string) string {
 	}
 	s, _ := claim[path[len(path)-1]].(string)
 	return s
+}
+
+// username is how the API server calls the service account.
+func (b bearer) username() string {
+	return "system:serviceaccount:" + b.namespace + ":" + b.serviceAccount
 }
 
 // serviceAccount reads system:serviceaccount:NS:SA.
