@@ -2,9 +2,11 @@
 // asks.
 //
 // A workload is NAMESPACE/OWNER: all pods of a Deployment are one. The hosts of a namespace's workloads are kept in one
-// ConfigMap of the system namespace (kube.UsedConfigMap + NAMESPACE), with a key for each workload and a line for each host:
-// the host and the day on which it was last asked for. Every replica of the control plane reads them through an informer and
-// writes what it learned, at most once in five seconds for a namespace; what two replicas learn at once is united.
+// ConfigMap of the system namespace (kube.UsedConfigMap + NAMESPACE), with a key for each workload: a line says when it was
+// used, to the hour, and one for each host the host and the day on which it was last asked for. Every replica of the control
+// plane reads them through an informer and writes what it learned, at most once in five seconds for a namespace; what two
+// replicas learn at once is united. A namespace has room for MaxWorkloads and 900 KiB: the least recently used workloads go
+// first.
 package used
 
 import (
@@ -31,10 +33,14 @@ import (
 )
 
 const (
+	// MaxWorkloads is how many workloads of one namespace are remembered, the least recently used being forgotten first.
+	MaxWorkloads = 1000
 	// MaxHosts is how many hosts of one workload are remembered, the most recently asked first.
 	MaxHosts = 1000
 	// Forget is how long a host is remembered that nobody asks for.
 	Forget = 30 * 24 * time.Hour
+	// grain is how exactly it is known when a workload was used last.
+	grain = time.Hour
 	// every is the time between two writes of one namespace.
 	every = 5 * time.Second
 	// lastWrite bounds the write when the process ends.
@@ -63,23 +69,8 @@ type Used struct {
 	informer cache.SharedIndexInformer
 	handled  cache.ResourceEventHandlerRegistration
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards what follows; streams wait for it, so that nothing is sorted or formatted under it as a rule
 	known map[string]*namespace
-}
-
-// namespace is what is known of one namespace's workloads.
-type namespace struct {
-	workloads map[string]*workload
-	said      string // the last error of writing it
-}
-
-// workload is what one workload calls: the day of each host, in days since 1970.
-type workload struct {
-	hosts map[string]int64
-	// own are the hosts that this process was told of: they must be in the ConfigMap, whoever writes it.
-	own map[string]bool
-	// dirty: the ConfigMap lacks something of own.
-	dirty bool
 }
 
 // New is pure: nothing is asked before Run.
@@ -97,7 +88,8 @@ func New(c Config) (*Used, error) {
 		o.LabelSelector = Label + "=true"
 	})
 	var err error
-	u.handled, err = u.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: u.read, UpdateFunc: func(_, now any) { u.read(now) }})
+	u.handled, err = u.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { u.read(nil, o) }, UpdateFunc: u.read})
 	if err == nil {
 		err = u.informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil {
@@ -117,12 +109,14 @@ func (u *Used) Synced() bool { return u.informer.HasSynced() && u.handled.HasSyn
 // Names are the hosts that a workload has used, the most recently asked first.
 func (u *Used) Names(ns, name string) []string {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	n := u.known[ns]
 	if n == nil || n.workloads[name] == nil {
+		u.mu.Unlock()
 		return nil
 	}
-	return n.workloads[name].recent(u.oldest())
+	hosts := maps.Clone(n.workloads[name].hosts)
+	u.mu.Unlock()
+	return recent(hosts, u.oldest())
 }
 
 // Note is told of hosts that a workload used now.
@@ -130,33 +124,27 @@ func (u *Used) Note(ns, name string, hosts []string) {
 	if len(validation.IsDNS1123Label(ns)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
 		return
 	}
+	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return !isHost(h) })
+	if len(hosts) == 0 {
+		return
+	}
+	now, today := u.cfg.Now().Truncate(time.Millisecond), u.today() // as exactly as it is saved
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	w, today := u.at(ns, name), u.today()
+	n := u.in(ns)
+	w := n.at(name)
 	for _, host := range hosts {
-		if !isHost(host) {
-			continue
-		}
-		if w.hosts[host] != today || !w.own[host] {
-			w.hosts[host], w.own[host], w.dirty = today, true, true
+		if have := w.hosts[host]; have != (use{today, true}) {
+			n.set(w, host, use{today, true})
+			w.dirty = true
 		}
 	}
-	w.trim(u.oldest())
-}
-
-// at is a workload, made if there is none. The lock is held.
-func (u *Used) at(ns, name string) *workload {
-	n := u.known[ns]
-	if n == nil {
-		n = &namespace{workloads: map[string]*workload{}}
-		u.known[ns] = n
+	// Replicas must agree on what was used last, so that none forgets what another has just saved: a use counts when it is saved.
+	if w.dirty || now.Sub(w.used) >= grain {
+		w.used, w.dirty = now, true
 	}
-	w := n.workloads[name]
-	if w == nil {
-		w = &workload{hosts: map[string]int64{}, own: map[string]bool{}}
-		n.workloads[name] = w
-	}
-	return w
+	n.trim(w, u.oldest())
+	n.fit()
 }
 
 func (u *Used) today() int64  { return u.cfg.Now().Unix() / int64(24*time.Hour/time.Second) }
@@ -167,27 +155,6 @@ func isHost(s string) bool {
 	return s != "" && len(s) <= 253 && !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("-._*", r)
 	})
-}
-
-// recent are the hosts that were asked for since a day, latest first, those of one day by name; at most MaxHosts.
-func (w *workload) recent(since int64) []string {
-	out := slices.Collect(maps.Keys(w.hosts))
-	out = slices.DeleteFunc(out, func(h string) bool { return w.hosts[h] < since })
-	slices.SortFunc(out, func(a, b string) int { return cmp.Or(cmp.Compare(w.hosts[b], w.hosts[a]), strings.Compare(a, b)) })
-	return out[:min(len(out), MaxHosts)]
-}
-
-// trim forgets what recent leaves out.
-func (w *workload) trim(since int64) {
-	if len(w.hosts) <= MaxHosts {
-		return
-	}
-	kept := make(map[string]int64, MaxHosts)
-	for _, h := range w.recent(since) {
-		kept[h] = w.hosts[h]
-	}
-	w.hosts = kept
-	maps.DeleteFunc(w.own, func(h string, _ bool) bool { _, ok := kept[h]; return !ok })
 }
 
 // Run reads what is kept and writes what is learned until ctx ends, and once more then; it returns nil.
@@ -212,9 +179,9 @@ func (u *Used) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// read unites what a ConfigMap says with what is known.
-func (u *Used) read(o any) {
-	c, ok := o.(*corev1.ConfigMap)
+// read unites what a ConfigMap says with what is known. before is nil, or what it said until now: only the difference is looked at.
+func (u *Used) read(before, now any) {
+	c, ok := now.(*corev1.ConfigMap)
 	ns, ours := "", false
 	if ok {
 		ns, ours = strings.CutPrefix(c.Name, kube.UsedConfigMap)
@@ -222,19 +189,34 @@ func (u *Used) read(o any) {
 	if !ours {
 		return
 	}
+	old, _ := before.(*corev1.ConfigMap)
+	at := u.cfg.Now()
+	said := map[string]stored{}
+	for name, text := range c.Data {
+		if old == nil || old.Data[name] != text {
+			said[name] = parse(text, at)
+		}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for name, text := range c.Data {
-		w := u.at(ns, name)
-		stored := parse(text)
-		for host, day := range stored {
-			w.hosts[host] = max(w.hosts[host], min(day, u.today()))
+	n := u.in(ns)
+	for name, s := range said {
+		w := n.at(name)
+		w.saved = true
+		if s.used.After(w.used) {
+			w.used = s.used
 		}
-		for host := range w.own {
-			if _, ok := stored[host]; !ok { // another replica has written over it
+		for host, day := range s.hosts {
+			if have := w.hosts[host]; day > have.day {
+				n.set(w, host, use{day, have.own})
+			}
+		}
+		for host, have := range w.hosts {
+			if _, ok := s.hosts[host]; have.own && !ok { // another replica has written over it
 				w.dirty = true
 			}
 		}
-		w.trim(u.oldest())
+		n.trim(w, u.oldest())
 	}
+	n.fit()
 }

@@ -88,6 +88,9 @@ func (l *lab) kept(ns string) map[string]string {
 	return c.Data
 }
 
+// lines counts the hosts of a workload, after the line that says when it was used.
+func lines(text string) int { return strings.Count(text, "\n") - strings.Count(text, "# used ") }
+
 // What is noted is known at once, written when the process ends, and known to the next one.
 func TestKeptOverRestart(t *testing.T) {
 	l := newLab(t, "used-restart")
@@ -126,7 +129,7 @@ func TestReplicasUnite(t *testing.T) {
 		time.Sleep(7 * time.Millisecond)
 	}
 	for _, name := range []string{"cart", "pay"} {
-		l.soon("all hosts in the ConfigMap", func() bool { return strings.Count(l.kept("shop")[name], "\n") == len(want) })
+		l.soon("all hosts in the ConfigMap", func() bool { return lines(l.kept("shop")[name]) == len(want) })
 		l.soon("all hosts at both", func() bool {
 			return slices.Equal(one.Names("shop", name), want) && slices.Equal(two.Names("shop", name), want)
 		})
@@ -138,7 +141,7 @@ func TestOverwrittenHostsComeBack(t *testing.T) {
 	l := newLab(t, "used-overwritten")
 	u, _ := l.start(20 * time.Millisecond)
 	u.Note("shop", "cart", []string{"mine"})
-	l.soon("the write", func() bool { return strings.HasPrefix(l.kept("shop")["cart"], "mine ") })
+	l.soon("the write", func() bool { return strings.Contains(l.kept("shop")["cart"], "\nmine ") })
 	body := fmt.Sprintf(`{"data":{"cart":"theirs %s\nbroken line\n"}}`, time.Now().UTC().Format(time.DateOnly))
 	_, err := l.client.CoreV1().ConfigMaps(l.space).Patch(t.Context(), kube.UsedConfigMap+"shop", types.MergePatchType, []byte(body), metav1.PatchOptions{})
 	if err != nil {
@@ -167,10 +170,86 @@ func TestForgotten(t *testing.T) {
 	if got := u.Names("shop", "cart"); len(got) != used.MaxHosts || slices.Contains(got, "old") {
 		t.Errorf("%d hosts, the oldest among them: %v", len(got), slices.Contains(got, "old"))
 	}
-	l.soon("the write", func() bool { return strings.Count(l.kept("shop")["cart"], "\n") == used.MaxHosts })
+	l.soon("the write", func() bool { return lines(l.kept("shop")["cart"]) == used.MaxHosts })
 	l.day.Store(1 + int64(used.Forget/(24*time.Hour)) + 1)
 	if got := u.Names("shop", "cart"); len(got) != 0 {
 		t.Errorf("%d hosts that nobody used for a month", len(got))
 	}
 	l.soon("the workload to go", func() bool { return len(l.kept("shop")) == 0 })
+}
+
+// Beyond MaxWorkloads the least recently used of a namespace go, here and in the ConfigMap, whatever their names.
+func TestLeastRecentlyUsedWorkloadsGo(t *testing.T) {
+	l := newLab(t, "used-workloads")
+	u, _ := l.start(20 * time.Millisecond)
+	name := func(i int) string { return fmt.Sprintf("w-%04d", i) }
+	for i := range used.MaxWorkloads {
+		u.Note("shop", name(i), []string{"a"})
+	}
+	l.soon("the write", func() bool { return len(l.kept("shop")) == used.MaxWorkloads })
+	l.day.Store(1)
+	u.Note("shop", name(0), []string{"a"})
+	for i := range 3 {
+		u.Note("shop", name(used.MaxWorkloads+i), []string{"a"})
+	}
+	u.Note("bank", "ledger", []string{"a"})
+	for i, want := range map[int]int{0: 1, 1: 0, 2: 0, 3: 0, 4: 1, used.MaxWorkloads + 2: 1} {
+		if got := u.Names("shop", name(i)); len(got) != want {
+			t.Errorf("%s: %q", name(i), got)
+		}
+	}
+	l.soon("the same in the ConfigMap", func() bool {
+		kept := l.kept("shop")
+		return len(kept) == used.MaxWorkloads && kept[name(0)] != "" && kept[name(1)] == "" && kept[name(used.MaxWorkloads+2)] != ""
+	})
+	if got := u.Names("bank", "ledger"); len(got) != 1 {
+		t.Errorf("of another namespace: %q", got)
+	}
+}
+
+// What is saved where not all has room is what was used last, not what comes first by name.
+func TestFullConfigMapKeepsTheLastUsed(t *testing.T) {
+	l := newLab(t, "used-full")
+	u, _ := l.start(20 * time.Millisecond)
+	var hosts []string
+	for i := range used.MaxHosts {
+		hosts = append(hosts, fmt.Sprintf("%s%03d", strings.Repeat("x", 247), i))
+	}
+	last := []string{"d", "e", "f"} // 262 KB each
+	for _, name := range append([]string{"a", "b", "c"}, last...) {
+		u.Note("shop", name, hosts)
+	}
+	whole := func(data map[string]string) bool {
+		return len(data) == len(last) && !slices.ContainsFunc(last, func(n string) bool { return lines(data[n]) != len(hosts) })
+	}
+	l.soon("the last used", func() bool { return whole(l.kept("shop")) })
+	// Another replica knows what was used last, and makes room for what it learns.
+	again, _ := l.start(20 * time.Millisecond)
+	again.Note("shop", "0", hosts)
+	last = []string{"0", "e", "f"}
+	l.soon("the one used now beside the last before", func() bool { return whole(l.kept("shop")) })
+}
+
+// Replicas that have too much between them come to rest.
+func TestReplicasThatForgetDoNotFight(t *testing.T) {
+	l := newLab(t, "used-peace")
+	one, _ := l.start(20 * time.Millisecond)
+	two, _ := l.start(20 * time.Millisecond)
+	for i := range 2 * used.MaxWorkloads {
+		[]*used.Used{one, two}[i%2].Note("shop", fmt.Sprintf("w-%d", i), []string{"a"})
+	}
+	version, same := "", 0
+	l.soon("an end of the writing, with what has room", func() bool {
+		c, err := l.client.CoreV1().ConfigMaps(l.space).Get(t.Context(), kube.UsedConfigMap+"shop", metav1.GetOptions{})
+		if err != nil || c.ResourceVersion != version {
+			same = 0
+		}
+		same++
+		version = c.GetResourceVersion()
+		return same > 40 && len(c.Data) > 0
+	})
+	kept := l.kept("shop")
+	if len(kept) != used.MaxWorkloads {
+		t.Errorf("%d workloads in the ConfigMap", len(kept))
+	}
 }
