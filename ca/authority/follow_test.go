@@ -126,9 +126,7 @@ func TestFollowPlugged(t *testing.T) {
 	operator.set(istio(t, makeCA(t, "signing b", &rootB, nil, nil), rootB))
 	<-changed
 	both := []*x509.Certificate{rootB.cert, rootA.cert}
-	if got := s.Roots(); !sameCerts(got, both) {
-		t.Errorf("%d roots, want new and old", len(got))
-	}
+	eventually(t, "the new root is current and the old one trusted", func() bool { return sameCerts(s.Roots(), both) })
 	issue(t, s, []*x509.Certificate{rootB.cert})
 	eventually(t, "the other replica follows", func() bool { return sameCerts(second.Roots(), both) })
 	issue(t, second, []*x509.Certificate{rootB.cert})
@@ -191,18 +189,92 @@ func TestFollowFaults(t *testing.T) {
 	operator.set(istio(t, root, root))
 	eventually(t, "the failure is counted", func() bool { n, _ := metric(t, s, "signet_ca_state_failures_total", ""); return n > 2 })
 	issue(t, s, s.Roots())
-	// The slots vanish: what is in use goes on, nothing new is made.
+	// The slots vanish, and the plugged-in CA with them: what is in use is put back, nothing new is made.
+	before := s.Roots()
 	store.mu.Lock()
 	store.away, store.files = nil, nil
 	operator.files = nil
 	operator.put(nil)
 	store.put(nil)
 	store.mu.Unlock()
-	failures, _ := metric(t, s, "signet_ca_state_failures_total", "")
-	eventually(t, "it is said", func() bool { n, _ := metric(t, s, "signet_ca_state_failures_total", ""); return n > failures })
-	issue(t, s, s.Roots())
-	if stored, _ := store.Load(t.Context()); stored.Version != "" {
-		t.Error("a new root was made beside the one in use")
+	eventually(t, "the slots are back", func() bool { stored, _ := store.Load(t.Context()); return stored.Version != "" })
+	if again, err := share(t, store, nil, nil); err == nil || !sameCerts(s.Roots(), before) {
+		t.Errorf("a restart without the plugged-in CA has %v, and the roots are %d, want those before", again, len(s.Roots()))
+	}
+	issue(t, s, before)
+}
+
+// TestSlotsAreRestored: whoever deletes the slots under a running replica takes nobody's root away, and one that finds others in
+// their place goes on trusting its own.
+func TestSlotsAreRestored(t *testing.T) {
+	store := &memory{}
+	s := run(t, store, nil, nil)
+	own := s.Roots()
+	store.mu.Lock()
+	store.files = nil
+	store.put(nil)
+	store.mu.Unlock()
+	eventually(t, "the slots are back", func() bool { stored, _ := store.Load(t.Context()); return stored.Version != "" })
+	second, err := share(t, store, nil, nil)
+	if err != nil || !sameCerts(second.Roots(), own) {
+		t.Fatalf("a second replica has another root: %v", err)
+	}
+	issue(t, second, own)
+
+	elsewhere := &memory{}
+	if _, err := share(t, elsewhere, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := elsewhere.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.mu.Lock()
+	store.files = nil
+	store.put(stored.Files)
+	store.mu.Unlock()
+	eventually(t, "the other root signs, and ours retires", func() bool { r := s.Roots(); return len(r) == 2 && r[1].Equal(own[0]) })
+	issue(t, s, s.Roots()[:1])
+}
+
+// TestAnnounced: the root of a plugged-in CA is trusted everywhere before anything is signed under it; one that is taken back
+// before that never signs, and one that can't sign is not even published.
+func TestAnnounced(t *testing.T) {
+	slow := func(o *SharedOptions) { o.Announce = 2 * time.Second }
+	store, operator := &memory{}, &memory{}
+	s, second := run(t, store, operator, slow), run(t, store, operator, slow)
+	own := s.Roots()
+	root := makeCA(t, "a", nil, nil, nil)
+	good := istio(t, root, root)
+	bad := istio(t, makeCA(t, "narrow", &root, nil, func(c *x509.Certificate) {
+		c.PermittedURIDomains, c.PermittedDNSDomainsCritical = []string{"other.test"}, true
+	}), root)
+	operator.set(bad)
+	eventually(t, "a CA that can't sign is refused", func() bool { n, _ := metric(t, s, "signet_ca_plugged_refused", ""); return n == 1 })
+	if !sameCerts(s.Roots(), own) {
+		t.Error("and yet its root is published")
+	}
+	operator.set(good)
+	both := []*x509.Certificate{own[0], root.cert}
+	for _, r := range []*Shared{s, second} {
+		eventually(t, "the new root is trusted", func() bool { return sameCerts(r.Roots(), both) })
+		issue(t, r, own) // but the old one signs
+	}
+	if third, err := share(t, store, operator, slow); err != nil || !sameCerts(third.Roots(), both) {
+		t.Errorf("a replica that starts meanwhile: %v", err)
+	} else {
+		issue(t, third, own)
+	}
+	operator.mu.Lock()
+	operator.files = nil
+	operator.put(nil)
+	operator.mu.Unlock()
+	eventually(t, "it is taken back", func() bool { return sameCerts(s.Roots(), own) && sameCerts(second.Roots(), own) })
+	operator.set(good)
+	signs := []*x509.Certificate{root.cert, own[0]}
+	for _, r := range []*Shared{s, second} {
+		eventually(t, "the new root signs", func() bool { return sameCerts(r.Roots(), signs) })
+		issue(t, r, signs[:1])
 	}
 }
 

@@ -48,6 +48,9 @@ func (s *Shared) reloadOnce(ctx context.Context) error {
 	if err := s.store(ctx, stored, have, want); err != nil {
 		return err
 	}
+	if len(have) == 0 && s.inUse.Load() != nil {
+		s.tell(ctx, true, "CAStateRestored", "the root slots were gone: this replica put back what it has in use")
+	}
 	s.take(ctx, next)
 	return refusal
 }
@@ -57,31 +60,65 @@ func (s *Shared) reloadOnce(ctx context.Context) error {
 func (s *Shared) decide(ctx context.Context, have slots) (slots, *plugged, error) {
 	now, use := s.opts.Now(), s.inUse.Load()
 	operator, err := s.operator(ctx, have)
+	switch {
+	case use != nil && len(have) == 0:
+		have = use.slots // somebody deleted them: this process puts them back
+	case use != nil:
+		have = have.keep(use.slots, now, s.opts.LeafTTL)
+	}
 	if err == nil && operator != nil {
 		var want slots
-		if want, _, err = have.adopt(operator.roots, now, s.opts.LeafTTL); err == nil {
-			want, _ = want.expire(now)
+		if want, err = s.plug(have, operator, now); err == nil {
+			if want, _ = want.expire(now); want.current().origin != originPlugged || !sameCerts(want.current().certs, operator.roots) {
+				operator = nil // not yet
+				if use != nil {
+					operator = use.operator
+				}
+			}
 			return want, operator, nil
 		}
 	}
-	switch {
-	case err != nil && use == nil:
+	if err != nil && use == nil {
 		return nil, nil, err
-	case err != nil:
-		var bad *PluggedError
-		if !errors.As(err, &bad) || len(have) == 0 {
-			return nil, nil, err
-		}
-		want, _ := have.expire(now)
-		return want, use.operator, err
-	case len(have) == 0 && use != nil:
-		return nil, nil, errors.New("the root slots are gone: restore them from a backup; the CA in use goes on as long as this process lives")
-	case len(have) == 0:
+	}
+	if bad := (*PluggedError)(nil); err != nil && !errors.As(err, &bad) {
+		return nil, nil, err
+	}
+	if len(have) == 0 {
 		made, err := s.makeOwn(now)
 		return made, nil, err
 	}
-	want, _ := have.expire(now)
+	want, _ := have.withoutAnnounced().expire(now) // of what can't be used, or is gone, nothing remains
+	if err != nil {
+		return want, use.operator, err
+	}
 	return want, nil, nil
+}
+
+// plug says what the slots shall be with a plugged-in CA. One that could not sign is refused before its roots are announced.
+func (s *Shared) plug(have slots, operator *plugged, now time.Time) (slots, error) {
+	use := s.inUse.Load()
+	want, changed, err := have.announce(operator.roots, now, s.opts.Announce, s.opts.LeafTTL)
+	if err != nil {
+		return nil, err
+	}
+	current := want.current()
+	if sameCerts(current.certs, operator.roots) {
+		return want, nil
+	}
+	if use == nil && current.key == nil { // what signed before is gone: nothing is gained by waiting
+		want, _, err = have.adopt(operator.roots, now, s.opts.LeafTTL)
+		return want, err
+	}
+	if !changed {
+		return want, nil
+	}
+	adopted, _, err := have.adopt(operator.roots, now, s.opts.LeafTTL)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.sign(operator.by, adopted, operator, adopted.trusted(now))
+	return want, err
 }
 
 // operator is the plugged-in CA as it is now, nil where there is none and was none.
@@ -95,7 +132,7 @@ func (s *Shared) operator(ctx context.Context, have slots) (*plugged, error) {
 	}
 	if stored.Version == "" {
 		if len(have) > 0 && have.current().origin == originPlugged {
-			return nil, &PluggedError{ReasonMissing, "it is gone: restore it, or delete the root slots as well to begin with a new root"}
+			return nil, &PluggedError{ReasonMissing, "it is gone: restore it, or end all replicas and delete the root slots as well to begin with a new root"}
 		}
 		return nil, nil
 	}
@@ -288,6 +325,9 @@ func (s *Shared) take(ctx context.Context, next *inUse) {
 	if old == nil || old.slot.by.cert != next.slot.by.cert {
 		s.opts.Log.Info("signing certificate in use", "not_after", next.slot.by.cert.NotAfter, "issuer", shown(next.issuer),
 			"serial", fmt.Sprintf("%032x", next.slot.by.cert.SerialNumber), "roots", len(next.slot.roots))
+	}
+	if i := next.slots.announced(); i != nil && (old == nil || old.slots.announced() == nil || !sameCerts(old.slots.announced(), i)) {
+		s.tell(ctx, false, "PluggedCAAnnounced", "the root of the plugged-in CA, "+shown(i[0])+", is published; it signs in some seconds")
 	}
 	if next.operator != nil && (old == nil || old.operator == nil || !old.operator.by.cert.Equal(next.operator.by.cert)) {
 		s.tell(ctx, false, "PluggedCAInUse", "the plugged-in CA "+shown(next.operator.by.cert)+" signs from now on")

@@ -59,6 +59,9 @@ type SharedOptions struct {
 	Names []string
 	// LeafTTL is the longest lifetime of leaves: so long a root that is replaced goes on being trusted. Zero means ca.MaxTTL.
 	LeafTTL time.Duration
+	// Announce is how long the roots of a plugged-in CA are published, as next, before it signs: so long everybody has to learn of
+	// them. Zero means 5 s.
+	Announce time.Duration
 	// IntermediateTTL and RootTTL are as in Options.
 	IntermediateTTL, RootTTL time.Duration
 	// Recorder is told what the log is told; nil tells nobody.
@@ -94,6 +97,10 @@ type inUse struct {
 	renew time.Time
 }
 
+// announceFor is some times what it takes until every sidecar that is connected has a root: slots, replicas and ADS follow within a
+// second. Who was not connected learns of it when it connects.
+const announceFor = 5 * time.Second
+
 // conflicts is how often a lost race is run again before it is an error.
 const conflicts = 16
 
@@ -108,7 +115,7 @@ func Share(ctx context.Context, opts SharedOptions) (*Shared, error) {
 		return nil, fmt.Errorf("sharing CA: %w", err)
 	}
 	opts.IntermediateTTL, opts.RootTTL, opts.Now, opts.Log = local.IntermediateTTL, local.RootTTL, local.Now, local.Log
-	opts.LeafTTL = cmp.Or(opts.LeafTTL, ca.MaxTTL)
+	opts.LeafTTL, opts.Announce = cmp.Or(opts.LeafTTL, ca.MaxTTL), cmp.Or(opts.Announce, announceFor)
 	quiet()
 	s := &Shared{opts: opts, changed: make(chan struct{})}
 	if err := s.reload(ctx); err != nil {

@@ -163,7 +163,7 @@ func istio(t testing.TB, signing made, roots ...made) map[string][]byte {
 }
 
 func share(t testing.TB, store Store, operator Source, change func(*SharedOptions)) (*Shared, error) {
-	opts := SharedOptions{TrustDomain: td, Store: store, Names: []string{"signetd.signet-system.svc"}, Log: slog.New(slog.DiscardHandler)}
+	opts := SharedOptions{TrustDomain: td, Store: store, Names: []string{"signetd.signet-system.svc"}, Announce: time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	if operator != nil {
 		opts.Plugged = operator
 	}

@@ -17,10 +17,11 @@ import (
 //
 //	{"format": "signet-ca/1", "trustDomain": TD, "slots": [
 //	  {"slot": "current", "origin": "own", "certificate": PEM, "key": PEM},
+//	  {"slot": "next", "origin": "plugged-in", "certificate": PEM, "until": RFC 3339},
 //	  {"slot": "retiring", "origin": "plugged-in", "certificate": PEM, "until": RFC 3339}]}
 //
 // There is one slot current, at most one next, and any number of retiring. Relying parties trust the roots of all. Only a
-// root of our own that signs has its key there.
+// root of our own that signs has its key there. A plugged-in root is next, until it has been published for Announce.
 const SlotsFile = "slots.json"
 
 // slotsFormat is the version of the format. Another one is refused: an older release must not write over a newer one's.
@@ -52,7 +53,7 @@ type root struct {
 	word, origin string
 	certs        []*x509.Certificate
 	key          *ecdsa.PrivateKey // of an own root that signs, or will
-	until        time.Time         // of a retiring one
+	until        time.Time         // of a retiring one, and of a next one that is plugged in
 }
 
 // slots are all of them. Immutable.
@@ -120,8 +121,8 @@ func parseSlot(s slotDocument, td string) (root, error) {
 	if s.Origin != originOwn && s.Origin != originPlugged {
 		return root{}, fmt.Errorf("origin %.20q is neither %q nor %q", s.Origin, originOwn, originPlugged)
 	}
-	if (s.Slot == slotRetiring) == s.Until.IsZero() {
-		return root{}, errors.New("a retiring slot, and no other, says until when")
+	if ends := s.Slot == slotRetiring || s.Slot == slotNext && s.Origin == originPlugged; ends == s.Until.IsZero() {
+		return root{}, errors.New("a retiring slot and a plugged-in next one, and no other, say until when")
 	}
 	var err error
 	if r.certs, err = certs.ParseChainPEM([]byte(s.Certificate)); err != nil {
@@ -184,6 +185,21 @@ func (s slots) current() root {
 	return s[slices.IndexFunc(s, func(r root) bool { return r.word == slotCurrent })]
 }
 
+// announced are the roots of a plugged-in CA that will sign, nil if there is none.
+func (s slots) announced() []*x509.Certificate {
+	for _, r := range s {
+		if r.word == slotNext && r.origin == originPlugged {
+			return r.certs
+		}
+	}
+	return nil
+}
+
+// withoutAnnounced leaves those out.
+func (s slots) withoutAnnounced() slots {
+	return slices.DeleteFunc(slices.Clone(s), func(r root) bool { return r.word == slotNext && r.origin == originPlugged })
+}
+
 // trusted are the roots of all slots, each once, without those that have retired by now.
 func (s slots) trusted(now time.Time) []*x509.Certificate {
 	var out []*x509.Certificate
@@ -200,11 +216,11 @@ func (s slots) trusted(now time.Time) []*x509.Certificate {
 	return out
 }
 
-// nextEnd is when the next retiring slot ends, zero if there is none.
+// nextEnd is when the next slot that ends does, zero if there is none.
 func (s slots) nextEnd() time.Time {
 	var end time.Time
 	for _, r := range s {
-		if r.word == slotRetiring && (end.IsZero() || r.until.Before(end)) {
+		if !r.until.IsZero() && (end.IsZero() || r.until.Before(end)) {
 			end = r.until
 		}
 	}
@@ -217,17 +233,45 @@ func (s slots) expire(now time.Time) (slots, bool) {
 	return out, len(out) != len(s)
 }
 
+// announce makes an operator's roots the next ones where somebody may not trust them yet, for as long as it takes to tell
+// everybody, and the current ones after that, or at once where they are trusted, or nothing else signs. It reports whether that
+// changes anything.
+func (s slots) announce(roots []*x509.Certificate, now time.Time, wait, leafTTL time.Duration) (slots, bool, error) {
+	rest := slices.DeleteFunc(slices.Clone(s), func(r root) bool { return r.word == slotNext })
+	known := rest.trusted(now)
+	if len(rest) == 0 || !slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return !slices.ContainsFunc(known, c.Equal) }) {
+		return s.adopt(roots, now, leafTTL)
+	}
+	at := slices.IndexFunc(s, func(r root) bool { return r.word == slotNext && r.origin == originPlugged && sameCerts(r.certs, roots) })
+	switch {
+	case at >= 0 && !s[at].until.After(now):
+		return s.adopt(roots, now, leafTTL)
+	case at >= 0:
+		return s, false, nil
+	}
+	out := append(rest, root{word: slotNext, origin: originPlugged, certs: roots, until: now.Add(wait).UTC().Round(0)})
+	return out, true, tooMany(out, now)
+}
+
+func tooMany(s slots, now time.Time) error {
+	if n := len(s.trusted(now)); n > maxSharedRoots {
+		return &PluggedError{ReasonTooMany, fmt.Sprintf("with those that are retiring there would be %d roots, at most %d are published", n, maxSharedRoots)}
+	}
+	return nil
+}
+
 // adopt makes an operator's roots the current ones. Those that were current before, and are not among them, retire: no
 // leaf under them lives longer than leafTTL from now. It reports whether that changes anything.
 func (s slots) adopt(roots []*x509.Certificate, now time.Time, leafTTL time.Duration) (slots, bool, error) {
 	out := slots{{word: slotCurrent, origin: originPlugged, certs: roots}}
+	if i := slices.IndexFunc(s, func(r root) bool { return r.word == slotCurrent }); i >= 0 && s[i].origin == originPlugged && sameCerts(s[i].certs, roots) {
+		out = slices.DeleteFunc(slices.Clone(s), func(r root) bool { return r.word == slotNext })
+		return out, len(out) != len(s), nil
+	}
 	for _, r := range s {
-		if r.word == slotCurrent && r.origin == originPlugged && sameCerts(r.certs, roots) {
-			return s, false, nil
-		}
 		left := slices.DeleteFunc(slices.Clone(r.certs), func(c *x509.Certificate) bool { return slices.ContainsFunc(roots, c.Equal) })
 		switch {
-		case len(left) == 0 || r.word == slotNext && r.origin == originOwn:
+		case len(left) == 0 || r.word == slotNext:
 			continue
 		case r.word == slotRetiring:
 			out = append(out, root{word: slotRetiring, origin: r.origin, certs: left, until: r.until})
@@ -237,10 +281,22 @@ func (s slots) adopt(roots []*x509.Certificate, now time.Time, leafTTL time.Dura
 		out = append(out, root{word: slotRetiring, origin: r.origin, certs: left, until: until})
 	}
 	out, _ = out.expire(now)
-	if n := len(out.trusted(now)); n > maxSharedRoots {
-		return s, false, &PluggedError{ReasonTooMany, fmt.Sprintf("with those that are retiring there would be %d roots, at most %d are published", n, maxSharedRoots)}
+	if err := tooMany(out, now); err != nil {
+		return s, false, err
 	}
 	return out, true, nil
+}
+
+// keep retires the roots that this process has certificates under and that the slots know nothing of: somebody began with others.
+func (s slots) keep(used slots, now time.Time, leafTTL time.Duration) slots {
+	known := s.trusted(now)
+	for _, r := range used {
+		left := slices.DeleteFunc(slices.Clone(r.certs), func(c *x509.Certificate) bool { return slices.ContainsFunc(known, c.Equal) })
+		if r.word == slotCurrent && len(left) > 0 {
+			return append(slices.Clone(s), root{word: slotRetiring, origin: r.origin, certs: left, until: now.Add(leafTTL).UTC().Truncate(time.Second)})
+		}
+	}
+	return s
 }
 
 func sameCerts(a, b []*x509.Certificate) bool {

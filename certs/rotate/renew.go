@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/signet-mesh/signet/certs"
@@ -132,6 +133,17 @@ func isRoot(c *x509.Certificate, roots []*x509.Certificate) bool {
 
 // swap puts an SVID in use. Unchanged roots stay the same *Bundle, so that verifications remembered for it stay good.
 func (r *Rotator) swap(svid *certs.SVID, bundle *certs.Bundle) {
+	r.trust.Lock()
+	defer r.trust.Unlock()
+	r.issued = bundle
+	if len(r.told) > 0 {
+		all, err := certs.NewBundle(bundle.TrustDomain(), slices.Concat(bundle.Roots(), r.told))
+		if err != nil {
+			r.cfg.Log.Error("the roots that the control plane told are not trusted", "error", err)
+		} else {
+			bundle = all
+		}
+	}
 	bundles := maps.Clone(r.cell.Current().Bundles)
 	if bundles == nil {
 		bundles = map[string]*certs.Bundle{}

@@ -5,8 +5,11 @@ package rotate
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,6 +64,10 @@ type Rotator struct {
 
 	mu     sync.Mutex // guards status
 	status Status
+
+	trust  sync.Mutex // guards what follows, and holds off other changes of cell
+	issued *certs.Bundle
+	told   []*x509.Certificate
 }
 
 // New checks the configuration; nothing is read, made or asked before Run.
@@ -90,6 +97,35 @@ func (r *Rotator) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.status
+}
+
+// Trust adds the roots that the control plane says the trust domain is verified by now: a root that will sign is trusted before
+// the certificate at hand is renewed. They replace those of the call before; those that came with the certificate stay. Safe
+// for concurrent use.
+func (r *Rotator) Trust(roots []*x509.Certificate) error {
+	r.trust.Lock()
+	defer r.trust.Unlock()
+	if slices.EqualFunc(roots, r.told, (*x509.Certificate).Equal) {
+		return nil
+	}
+	if r.issued == nil {
+		r.told = roots
+		return nil
+	}
+	bundle, err := certs.NewBundle(r.issued.TrustDomain(), slices.Concat(r.issued.Roots(), roots))
+	if err != nil {
+		return err
+	}
+	r.told = roots
+	current := r.cell.Current()
+	if current.Bundles[bundle.TrustDomain()].Equal(bundle) {
+		return nil
+	}
+	bundles := maps.Clone(current.Bundles)
+	bundles[bundle.TrustDomain()] = bundle
+	snapshot := r.cell.Set(current.SVID, bundles)
+	r.cfg.Log.Info("roots in use", "trust_domain", bundle.TrustDomain(), "roots", len(bundle.Roots()), "generation", snapshot.Generation)
+	return nil
 }
 
 func (r *Rotator) update(change func(*Status)) {

@@ -185,6 +185,51 @@ func TestNewRootsComeWithTheNextCertificate(t *testing.T) {
 	})
 }
 
+// TestRootsAreToldAhead: roots that the control plane tells are trusted beside those of the certificate, before the first one, over
+// renewals, and until others are told.
+func TestRootsAreToldAhead(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, r *rotate.Rotator, i *issuer) {
+		old, next, third := i.ca.Root, certtest.NewCA(t, "cluster.local").Root, certtest.NewCA(t, "cluster.local").Root
+		trusted := func(roots ...*x509.Certificate) bool {
+			have := r.Current().Bundles["cluster.local"].Roots()
+			return len(have) == len(roots) && !slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return !slices.ContainsFunc(have, c.Equal) })
+		}
+		tell := func(roots ...*x509.Certificate) {
+			t.Helper()
+			if err := r.Trust(roots); err != nil {
+				t.Error(err)
+			}
+		}
+		tell(next)
+		synctest.Wait()
+		if !trusted(old, next) {
+			t.Error("what was told before the first certificate is lost")
+		}
+		before, replaced := r.Watch()
+		tell(old, third)
+		if !trusted(old, third) || r.Current().SVID != before.SVID {
+			t.Error("other roots are not taken")
+		}
+		<-replaced
+		_, replaced = r.Watch()
+		tell(old, third)
+		select {
+		case <-replaced:
+			t.Error("the same roots replace the snapshot")
+		default:
+		}
+		<-replaced
+		if !trusted(old, third) || r.Current().SVID == before.SVID {
+			t.Error("a renewal drops what was told")
+		}
+		leaf := *third
+		leaf.IsCA = false
+		if r.Trust([]*x509.Certificate{&leaf}) == nil || !trusted(old, third) {
+			t.Error("what is no CA certificate is taken")
+		}
+	})
+}
+
 func TestFirstKeyIsKeptOverRetries(t *testing.T) {
 	away := func(c *rotate.Config) { c.Issuer.(*issuer).fail = errors.New("control plane is away") }
 	bubble(t, away, func(t *testing.T, r *rotate.Rotator, i *issuer) {
