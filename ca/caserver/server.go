@@ -3,15 +3,18 @@
 package caserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -20,6 +23,7 @@ import (
 	"github.com/signet-mesh/signet/ca"
 	"github.com/signet-mesh/signet/ca/attest"
 	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/identity/turn"
 )
 
 // Limits of the door.
@@ -29,7 +33,19 @@ const (
 	MaxMessageBytes = 64 << 10
 	// MaxStreams bounds the calls at once on one connection.
 	MaxStreams = 256
+	// maxHeaderBytes bounds the headers of a call: a token of 16 KiB, and what comes with it.
+	maxHeaderBytes = 32 << 10
+	// handshakeTimeout is how long a connection may take until it can be used.
+	handshakeTimeout = 10 * time.Second
+	// idleTimeout closes a connection without a call.
+	idleTimeout = time.Minute
+	// Bounds of the queue where Options set none.
+	defaultQueuePerIdentity = 32
+	defaultQueue            = 4096
 )
+
+// errBusy is what a caller beyond the door's bounds is told.
+var errBusy = errors.New("too many certificate requests are waiting, try again later")
 
 // MetadataWorkload is the key in the request's Struct metadata that says which workload a renewal is for: NS/WORKLOAD.
 const MetadataWorkload = "WorkloadName"
@@ -52,10 +68,12 @@ type Options struct {
 // Server answers CreateCertificate. It is a prometheus.Collector as well. Safe for concurrent use.
 type Server struct {
 	securityv1.UnimplementedIstioCertificateServiceServer
-	opts   Options
-	queue  *queue
-	stats  *stats
-	chains chains
+	opts  Options
+	queue *turn.Queue
+	// reading bounds the calls whose request has not arrived yet, by source address.
+	reading *turn.Share
+	stats   *stats
+	chains  chains
 }
 
 // New builds a Server.
@@ -66,33 +84,39 @@ func New(opts Options) (*Server, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Server{opts: opts, queue: newQueue(opts.QueuePerIdentity, opts.Queue), stats: newStats(opts.CA, opts.Now)}, nil
+	return &Server{
+		opts:    opts,
+		queue:   turn.NewQueue(runtime.GOMAXPROCS(0), cmp.Or(opts.Queue, defaultQueue), cmp.Or(opts.QueuePerIdentity, defaultQueuePerIdentity)),
+		reading: turn.NewShare(maxReading, maxReadingPerSource),
+		stats:   newStats(opts.CA, opts.Now),
+	}, nil
 }
 
-// Register adds the service to a gRPC server.
-func (s *Server) Register(r grpc.ServiceRegistrar) {
-	securityv1.RegisterIstioCertificateServiceServer(r, s)
-}
-
-// ServerOptions bound what a gRPC server takes that serves nothing but this service.
+// ServerOptions bound what a gRPC server takes that serves nothing but this service. Clients may ping every 10 s.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(MaxStreams),
-		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout, Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	}
 }
 
-// CreateCertificate is the one call. Its steps are numbered in docs/architecture.md.
+// CreateCertificate is the one call. Its steps are numbered in docs/architecture.md. What it does not need of the request is
+// dropped.
 func (s *Server) CreateCertificate(ctx context.Context, in *securityv1.IstioCertificateRequest) (*securityv1.IstioCertificateResponse, error) {
 	s.stats.requests.Inc()
 	// 1. Who asks.
-	candidate, err := s.identify(ctx, in)
+	workload := in.GetMetadata().GetFields()[MetadataWorkload].GetStringValue()
+	in.Metadata = nil // decoded it may be many times what it was on the wire, and the call may wait
+	candidate, err := s.identify(ctx, workload)
 	if err != nil {
 		return nil, s.refuse(ca.Caller{From: remote(ctx)}, err)
 	}
 	// 2. A turn, fair per identity.
-	done, err := s.queue.enter(ctx, candidate.ID().String())
+	done, err := s.queue.Enter(ctx, candidate.ID().String())
 	if err != nil {
 		return nil, s.refuse(candidate.Caller(), err)
 	}
@@ -138,11 +162,8 @@ func duration(seconds int64) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-func (s *Server) identify(ctx context.Context, in *securityv1.IstioCertificateRequest) (*attest.Candidate, error) {
-	ev := attest.Evidence{
-		From:     remote(ctx),
-		Workload: in.GetMetadata().GetFields()[MetadataWorkload].GetStringValue(),
-	}
+func (s *Server) identify(ctx context.Context, workload string) (*attest.Candidate, error) {
+	ev := attest.Evidence{From: remote(ctx), Workload: workload}
 	token, err := bearer(ctx)
 	if err != nil {
 		return nil, identityError{err}
@@ -207,7 +228,7 @@ func (s *Server) refuse(caller ca.Caller, err error) error {
 	case errors.As(err, &ttl):
 		s.stats.signErrors.WithLabelValues("TTL_ERROR").Inc()
 		return status.Error(codes.InvalidArgument, ttl.Error())
-	case errors.Is(err, errBusy):
+	case errors.Is(err, turn.ErrBusy):
 		s.stats.signErrors.WithLabelValues("BUSY").Inc()
 		return status.Error(codes.ResourceExhausted, errBusy.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -80,7 +80,11 @@ func (s *Server) owns(ctx context.Context, namespace string) bool {
 	if namespace == "" || namespace == s.rootNamespace() {
 		return true
 	}
-	labels, err := s.cfg.Namespace(ctx, namespace, false)
+	var err error
+	labels, known := s.cfg.Namespace(namespace)
+	if !known {
+		labels, err = s.ask(ctx, namespace, false)
+	}
 	return err != nil || s.cfg.Injection().Owns(namespace, labels)
 }
 

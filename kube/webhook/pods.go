@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	admission "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,9 +30,10 @@ func (s *Server) inject(ctx context.Context, r *admission.AdmissionRequest) *adm
 	if cfg.System(r.Namespace) {
 		return s.left(inject.ReasonSystemNamespace)
 	}
-	labels, err := s.cfg.Namespace(ctx, r.Namespace, false)
-	if err == nil && cfg.Wants(r.Namespace, labels, pod).Decision != inject.Wanted {
-		labels, err = s.cfg.Namespace(ctx, r.Namespace, true)
+	var err error
+	labels, known := s.cfg.Namespace(r.Namespace)
+	if !known || cfg.Wants(r.Namespace, labels, pod).Decision != inject.Wanted {
+		labels, err = s.ask(ctx, r.Namespace, known)
 	}
 	if err != nil {
 		return s.broken(http.StatusInternalServerError, metav1.StatusReasonInternalError,
@@ -74,9 +76,12 @@ func (s *Server) patch(cfg *inject.Config, pod *corev1.Pod) *admission.Admission
 	return response
 }
 
-// tell writes the Event of a pod whose user is the sidecar's. A dry run has no effects, and so no Event.
+// tell writes the Event of a pod whose user is the sidecar's, so many for one namespace. A dry run has no effects, and so no Event.
 func (s *Server) tell(r *admission.AdmissionRequest, pod *corev1.Pod, v inject.Verdict) {
 	if v.Reason != inject.ReasonProxyUser {
+		return
+	}
+	if !s.told.may(r.Namespace, time.Now()) {
 		return
 	}
 	s.cfg.Log.Warn("a pod stays without a sidecar", "namespace", r.Namespace, "pod", podName(pod), "reason", v.Message)

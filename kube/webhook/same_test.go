@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
 	"testing"
 
@@ -104,5 +105,6 @@ func comparable(t *testing.T, p *corev1.Pod) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(b)
+	// The words in hooks' paths are each injection's own, so that nobody guesses them.
+	return regexp.MustCompile("(/app-lifecycle/[^/]+/[a-z]+/)[A-Z2-7]{26}").ReplaceAllString(string(b), "${1}WORD")
 }

@@ -5,7 +5,6 @@ package webhook
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/signet-mesh/signet/certs"
+	"github.com/signet-mesh/signet/identity/turn"
 	"github.com/signet-mesh/signet/kube/inject"
 	"github.com/signet-mesh/signet/mesh"
 )
@@ -33,6 +33,20 @@ const (
 	MaxBodyBytes  = 3 << 20
 	MaxConcurrent = 64
 	timeout       = 10 * time.Second
+	// readTimeout is how long the body of a request may take.
+	readTimeout = 2 * time.Second
+)
+
+// Limits of what is held for one address, and in all. An API server is one address; it dials once for each of the requests that
+// come before its first connection is there.
+const (
+	maxConnections, maxConnectionsPerSource = 1024, 256
+	maxBytes, maxBytesPerSource             = 64 << 20, 16 << 20
+	maxWaiting, maxWaitingPerSource         = 4096, 512
+	// maxStreams bounds the requests at once on one connection, and the buffers what is read ahead.
+	maxStreams       = 64
+	connectionBuffer = 64 << 10
+	streamBuffer     = 64 << 10
 )
 
 // Events is told of pods that stay without a sidecar; record.EventRecorder is one.
@@ -40,7 +54,7 @@ type Events interface {
 	Event(object runtime.Object, eventtype, reason, message string)
 }
 
-// Config is what a Server needs. Funcs are called from many goroutines and must answer from memory.
+// Config is what a Server needs. Funcs are called from many goroutines and, save Ask, must answer from memory.
 type Config struct {
 	// Listener is where it serves, closed by Run; nil listens on Port.
 	Listener net.Listener
@@ -48,9 +62,11 @@ type Config struct {
 	Source certs.Source
 	// Injection is the settings in force; never nil.
 	Injection func() *inject.Config
-	// Namespace gives a namespace's labels. An error refuses the pod: whether it wants a sidecar can't be known.
-	// fresh asks the API server itself: a cache that lags must not leave a pod without its sidecar.
-	Namespace func(ctx context.Context, name string, fresh bool) (map[string]string, error)
+	// Namespace gives a namespace's labels as the cache has them; false if it has none.
+	Namespace func(name string) (map[string]string, bool)
+	// Ask gives the labels as the API server has them now: a cache that lags must not leave a pod without its sidecar. It may
+	// wait. An error refuses the pod: whether it wants a sidecar can't be known.
+	Ask func(ctx context.Context, name string) (map[string]string, error)
 	// TrustDomain, RootNamespace and Judge are what objects are judged with (mesh.ParseOptions).
 	TrustDomain   string
 	RootNamespace string
@@ -67,7 +83,10 @@ type Config struct {
 // Server is the webhooks. Build it with New.
 type Server struct {
 	cfg       Config
-	slots     chan struct{} // one for each request that is being answered
+	queue     *turn.Queue // of turns to be answered
+	bytes     *turn.Share // of bodies
+	asks      *asks
+	told      pace
 	injection *prometheus.CounterVec
 	validated *prometheus.CounterVec
 }
@@ -76,7 +95,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg:   cfg,
-		slots: make(chan struct{}, MaxConcurrent),
+		queue: turn.NewQueue(MaxConcurrent, maxWaiting, maxWaitingPerSource),
+		bytes: turn.NewShare(maxBytes, maxBytesPerSource),
+		asks:  newAsks(cfg.Ask),
 		injection: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "signet_injection_total",
 			Help: "Pods that the injection webhook was asked about, by result."}, []string{"result"}),
 		validated: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "signet_validation_total",
@@ -101,7 +122,10 @@ func (s *Server) Run(ctx context.Context) error {
 			return fmt.Errorf("listening for webhooks: %w", err)
 		}
 	}
+	l = &turn.Listener{Listener: l, Share: turn.NewShare(maxConnections, maxConnectionsPerSource)}
 	server := &http.Server{
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams,
+			MaxReceiveBufferPerConnection: connectionBuffer, MaxReceiveBufferPerStream: streamBuffer},
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout + time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10,
@@ -152,5 +176,3 @@ func podReference(namespace string, pod *corev1.Pod) *corev1.ObjectReference {
 	}
 	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name}
 }
-
-var errBusy = errors.New("too many requests at once")

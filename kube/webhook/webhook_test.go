@@ -111,13 +111,20 @@ func start(t *testing.T, hooks func(w *world) (mutating, validating []string)) *
 	w.url = fmt.Sprintf("https://localhost:%d", l.Addr().(*net.TCPAddr).Port)
 	w.server, err = New(Config{
 		Listener: l, Source: w.source, Injection: func() *inject.Config { return w.cfg },
-		Namespace: func(ctx context.Context, name string, fresh bool) (map[string]string, error) {
+		Namespace: func(name string) (map[string]string, bool) {
+			n, err := client.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				return nil, false
+			}
+			if n.Labels["cache"] == "lags" { // as an informer's may
+				return nil, true
+			}
+			return n.Labels, true
+		},
+		Ask: func(ctx context.Context, name string) (map[string]string, error) {
 			n, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
 				return nil, err
-			}
-			if n.Labels["cache"] == "lags" && !fresh { // as an informer's may
-				return nil, nil
 			}
 			return n.Labels, nil
 		},
@@ -357,33 +364,6 @@ func TestDoorRefusesWhatIsNoReview(t *testing.T) {
 		if c.status == 200 && !strings.Contains(rec.Body.String(), `"uid":"u","allowed":true`) {
 			t.Errorf("answer: %s", rec.Body)
 		}
-	}
-}
-
-// A request that finds all slots taken waits for one, and ends when its caller has gone.
-func TestDoorBoundsWhatIsAnswered(t *testing.T) {
-	s, err := New(Config{Injection: inject.DefaultConfig, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range MaxConcurrent {
-		s.slots <- struct{}{}
-	}
-	ask := func(ctx context.Context) int {
-		r := httptest.NewRequestWithContext(ctx, "POST", ValidatePath, strings.NewReader(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"operation":"DELETE"}}`))
-		r.Header.Set("Content-Type", "application/json")
-		rec := httptest.NewRecorder()
-		s.Handler().ServeHTTP(rec, r)
-		return rec.Code
-	}
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	if code := ask(gone); code != http.StatusServiceUnavailable {
-		t.Errorf("without a slot: %d", code)
-	}
-	time.AfterFunc(20*time.Millisecond, func() { <-s.slots })
-	if code := ask(t.Context()); code != http.StatusOK {
-		t.Errorf("with a slot that becomes free: %d", code)
 	}
 }
 

@@ -3,8 +3,10 @@ package adsclient
 import (
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -19,9 +21,13 @@ const askAgain = time.Second
 
 // asking are the names that the proxy asks for. Safe for concurrent use.
 type asking struct {
-	mu    sync.Mutex
-	last  uint64
+	// clock counts the names asked for.
+	clock atomic.Uint64
+
+	mu    sync.Mutex // guards what follows
 	names map[string]*question
+	// uses are when what the names mean was used, by Answer.UsedAs. Who carries calls touches them without the lock.
+	uses map[string]*mesh.LastUse
 	// gone are names that the control plane need not answer any longer.
 	gone []string
 	// wake has room for one: there is something to send.
@@ -30,16 +36,20 @@ type asking struct {
 
 // question is one name.
 type question struct {
-	at       uint64    // grows with every Ask
+	at       uint64    // by the clock, when it was asked for last
+	usedAs   string    // by the last answer
 	sent     time.Time // zero: it was not sent on this stream
 	answered bool      // in the view that the proxy runs on
 }
 
-func newAsking() *asking { return &asking{names: map[string]*question{}, wake: make(chan struct{}, 1)} }
+func newAsking() *asking {
+	return &asking{names: map[string]*question{}, uses: map[string]*mesh.LastUse{}, wake: make(chan struct{}, 1)}
+}
 
 // Ask asks the control plane what hosts or IP addresses mean; mesh.Name says what can be asked for, all else is passed over.
 // The answers come with a view, in View.Asked, and with every view after it while the name is among the adswire.MaxAsked last
-// asked for. It never blocks, may be called at any time and as often as one likes, and does nothing unless Config.OnDemand.
+// used: asked for, or touched in Uses. It never blocks, may be called at any time and as often as one likes, and does nothing
+// unless Config.OnDemand.
 func (c *Client) Ask(names ...string) {
 	if c.cfg.OnDemand {
 		c.asking.add(names, time.Now())
@@ -57,13 +67,12 @@ func (a *asking) add(names []string, now time.Time) {
 		if !ok {
 			continue
 		}
-		a.last++
 		q := a.names[n]
 		if q == nil {
 			q = &question{}
 			a.names[n] = q
 		}
-		q.at = a.last
+		q.at = a.clock.Add(1)
 		if !q.answered && now.Sub(q.sent) >= askAgain {
 			q.sent = time.Time{}
 			a.rouse()
@@ -72,13 +81,30 @@ func (a *asking) add(names []string, now time.Time) {
 	}
 }
 
-// forget drops the name asked for longest ago while there are too many. The lock is held.
+// Uses are where to note that what these answers, those of the view that Apply is called with, are about is used, by
+// Answer.UsedAs: the names used longest ago are those that are forgotten. Safe for concurrent use.
+func (c *Client) Uses(answers map[string]mesh.Answer) map[string]*mesh.LastUse {
+	a := c.asking
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]*mesh.LastUse, len(answers))
+	for name, answer := range answers {
+		as := answer.UsedAs(name)
+		if a.uses[as] == nil {
+			a.uses[as] = mesh.NewLastUse(&a.clock)
+		}
+		out[as] = a.uses[as]
+	}
+	return out
+}
+
+// forget drops the name used longest ago while there are too many. The lock is held.
 func (a *asking) forget() {
 	for len(a.names) > adswire.MaxAsked {
-		oldest, at := "", a.last+1
+		oldest, used, asked := "", uint64(math.MaxUint64), uint64(math.MaxUint64)
 		for n, q := range a.names {
-			if q.at < at {
-				oldest, at = n, q.at
+			if at := max(q.at, a.uses[q.usedAs].Last()); at < used || at == used && q.at < asked {
+				oldest, used, asked = n, at, q.at
 			}
 		}
 		delete(a.names, oldest)
@@ -103,11 +129,19 @@ func (a *asking) applied(answers map[string]mesh.Answer) {
 	for n, q := range a.names {
 		_, q.answered = answers[n]
 	}
-	for n := range answers {
-		if a.names[n] == nil {
-			a.names[n] = &question{sent: time.Now(), answered: true}
+	uses := make(map[string]*mesh.LastUse, len(answers))
+	for n, answer := range answers {
+		q := a.names[n]
+		if q == nil {
+			q = &question{sent: time.Now(), answered: true}
+			a.names[n] = q
+		}
+		q.usedAs = answer.UsedAs(n)
+		if u := a.uses[q.usedAs]; u != nil {
+			uses[q.usedAs] = u
 		}
 	}
+	a.uses = uses
 	a.forget()
 }
 

@@ -12,6 +12,7 @@ package adsclient
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -46,6 +47,9 @@ type Config struct {
 	Apply func(*mesh.View) error
 	// Store keeps the last good configuration over restarts; nil keeps it in memory only.
 	Store Store
+	// Trust is told of the roots of the trust domain, as the control plane knows them, with each generation that names some, before
+	// Apply; nil for nobody. Its error refuses the generation.
+	Trust func([]*x509.Certificate) error
 	// OnDemand asks for no more than the names given to Ask, and those that the control plane remembers from before.
 	OnDemand bool
 }
@@ -79,7 +83,7 @@ func New(cfg Config) (*Client, error) {
 		tls: certs.ClientTLS(cfg.Source, certs.ClientOptions{ALPN: []string{"h2"}, Expect: certs.ExpectIDs(cfg.Server)}),
 		held: held{
 			set: &adswire.Set{}, node: adswire.NodeID(cfg.Namespace, cfg.Workload),
-			trustDomain: cfg.Server.TrustDomain(), apply: apply,
+			trustDomain: cfg.Server.TrustDomain(), apply: apply, trust: cfg.Trust,
 		},
 		state: state{status: Status{Since: time.Now()}},
 	}, nil

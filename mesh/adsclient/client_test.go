@@ -2,8 +2,10 @@ package adsclient_test
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -166,6 +168,41 @@ func TestRefusalKeepsTheLastGoodAndRecovers(t *testing.T) {
 	eventually(t, "in sync again", p.inSync("shop/frontend"))
 	if s, _ := p.ads.Proxy("shop/frontend"); s.LastNACK != nil || s.Acked != good {
 		t.Errorf("server says %+v", s)
+	}
+}
+
+// TestRootsTravelAhead: a root that is published reaches every proxy at once, that which refuses its configuration too, and brings
+// no resource along.
+func TestRootsTravelAhead(t *testing.T) {
+	first, second := certtest.NewCA(t, trustDomain).Root, certtest.NewCA(t, trustDomain).Root
+	var mu sync.Mutex
+	roots, changed := []*x509.Certificate{first}, make(chan struct{})
+	p := newPlane(t, func(cfg *adsserver.Config) {
+		cfg.Roots = func() ([]*x509.Certificate, <-chan struct{}) {
+			mu.Lock()
+			defer mu.Unlock()
+			return roots, changed
+		}
+	})
+	x, y := p.proxy("shop/frontend", "frontend"), p.proxy("shop/reviews-v1", "reviews")
+	x.next()
+	y.next()
+	eventually(t, "told", x.trusts(first))
+	eventually(t, "in sync", p.inSync("shop/frontend"))
+	before := x.client.Status()
+	y.refuseWith(errors.New("no room"))
+	p.edit("subset: v1", "subset: v2")
+	x.next()
+	mu.Lock()
+	roots = []*x509.Certificate{first, second}
+	close(changed)
+	changed = make(chan struct{})
+	mu.Unlock()
+	eventually(t, "told of the second", x.trusts(first, second))
+	eventually(t, "told of the second, too", y.trusts(first, second))
+	eventually(t, "in sync", p.inSync("shop/frontend"))
+	if n := x.client.Status().Resources - before.Resources; n != 3 { // the VirtualService and two markers
+		t.Errorf("%d resources came along", n)
 	}
 }
 

@@ -194,6 +194,32 @@ func TestOldestNamesAreForgotten(t *testing.T) {
 	}
 }
 
+// Of too many names those that are used stay, however long ago they were asked for.
+func TestUsedNamesAreKept(t *testing.T) {
+	p := newPlane(t)
+	x := p.onDemand("shop/frontend", "frontend", nil)
+	x.next()
+	x.client.Ask(reviewsHost, "127.0.10.2", "first.example", "second.example")
+	x.answers("second.example")
+	for i := range adswire.MaxAsked - 4 {
+		x.client.Ask(fmt.Sprintf("h%d.example", i))
+	}
+	v := x.until("all names", func(v *mesh.View) bool { return len(v.Asked) == adswire.MaxAsked })
+	uses := x.client.Uses(v.Asked)
+	uses[reviewsHost].Touch() // the address is the workload's: a name of its own
+	uses["second.example"].Touch()
+	x.client.Ask("one.more.example", "and.another.example")
+	v, _ = x.answers("and.another.example")
+	for name, want := range map[string]bool{reviewsHost: true, "second.example": true, "one.more.example": true, "127.0.10.2": false, "first.example": false, "h0.example": true} {
+		if _, kept := v.Asked[name]; kept != want {
+			t.Errorf("%s is kept: %v", name, kept)
+		}
+	}
+	if x.client.Uses(v.Asked)[reviewsHost].Last() == 0 || len(v.Asked) != adswire.MaxAsked {
+		t.Errorf("of %d names the use of one that was used is forgotten", len(v.Asked))
+	}
+}
+
 // A change reaches those who use what changed, and the server knows who runs on it.
 func TestChangeReachesItsUsersOnly(t *testing.T) {
 	p := newPlane(t)

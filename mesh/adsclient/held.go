@@ -1,6 +1,8 @@
 package adsclient
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -17,6 +19,7 @@ var errResync = errors.New("what is held is not what the server believes; all of
 type held struct {
 	node, trustDomain string
 	apply             func(*mesh.View) error
+	trust             func([]*x509.Certificate) error // nil for nobody
 
 	set *adswire.Set
 	// generation is the one that was applied, "" before the first.
@@ -36,6 +39,17 @@ func (h *held) versions(typ string) map[string]string {
 		return map[string]string{adswire.GenerationName: h.generation}
 	}
 	return h.set.Versions(typ)
+}
+
+// fits reports whether what is held can be said when subscribing.
+func (h *held) fits() bool {
+	said := 0
+	for _, typ := range append(adswire.Types(), adswire.HostType, adswire.GenerationType) {
+		for name, version := range h.versions(typ) {
+			said += adswire.VersionBytes(name, version)
+		}
+	}
+	return said <= adswire.MaxRequestBytes
 }
 
 // take adds a response of resources. Its error refuses the response, none of which is held then.
@@ -74,6 +88,9 @@ func (h *held) mark(r *discovery.DeltaDiscoveryResponse) error {
 		return fmt.Errorf("%s: it is that of %q in trust domain %q, not of %q in %q",
 			adswire.GenerationType, m.Self, m.TrustDomain, h.node, h.trustDomain)
 	}
+	if err := h.trusted(m.Roots); err != nil {
+		return fmt.Errorf("%s: %w", adswire.GenerationType, err)
+	}
 	if err := h.set.Check(m); err != nil {
 		if incomplete {
 			return fmt.Errorf("a part was refused: %w", err)
@@ -90,4 +107,22 @@ func (h *held) mark(r *discovery.DeltaDiscoveryResponse) error {
 	}
 	h.generation, h.marker = m.Generation(), m
 	return nil
+}
+
+// trusted hands on the roots of a marker, whatever becomes of its generation: peers may show certificates under them soon.
+func (h *held) trusted(roots []string) error {
+	if h.trust == nil || len(roots) == 0 {
+		return nil
+	}
+	certs := make([]*x509.Certificate, len(roots))
+	for i, text := range roots {
+		der, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return fmt.Errorf("reading root %d: %w", i, err)
+		}
+		if certs[i], err = x509.ParseCertificate(der); err != nil {
+			return fmt.Errorf("reading root %d: %w", i, err)
+		}
+	}
+	return h.trust(certs)
 }

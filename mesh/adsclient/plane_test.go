@@ -2,10 +2,12 @@ package adsclient_test
 
 import (
 	"context"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +170,7 @@ type proxy struct {
 
 	mu     sync.Mutex
 	refuse error
+	roots  []*x509.Certificate
 }
 
 // proxy starts the client of a node, with the certificate of that service account.
@@ -178,7 +181,7 @@ func (p *plane) proxy(node, serviceAccount string, opts ...certtest.Option) *pro
 	x := &proxy{t: p.t, source: certtest.NewSource(svid, p.ca.Bundle()), views: make(chan *mesh.View, 100)}
 	var err error
 	x.client, err = adsclient.New(adsclient.Config{
-		Addr: p.addr, Source: x.source, Server: p.id, Namespace: ns, Workload: name, Log: discard(), Apply: x.apply,
+		Addr: p.addr, Source: x.source, Server: p.id, Namespace: ns, Workload: name, Log: discard(), Apply: x.apply, Trust: x.trust,
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -210,13 +213,29 @@ func (x *proxy) apply(v *mesh.View) error {
 	return x.refuse
 }
 
+func (x *proxy) trust(roots []*x509.Certificate) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.roots = roots
+	return nil
+}
+
+// trusts says whether these are the roots that it was told of.
+func (x *proxy) trusts(roots ...*x509.Certificate) func() bool {
+	return func() bool {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return slices.EqualFunc(x.roots, roots, (*x509.Certificate).Equal)
+	}
+}
+
 func (x *proxy) refuseWith(err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.refuse = err
 }
 
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // next is the next view that was applied.
 func (x *proxy) next() *mesh.View {

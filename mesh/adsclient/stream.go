@@ -124,6 +124,9 @@ func (g *deltaStream) Send(r *discovery.DeltaDiscoveryRequest) error {
 // subscribe asks for all of each type, on demand also for the names that are needed, and says what is held; the marker last,
 // which starts the server.
 func (c *Client) subscribe(g *deltaStream) error {
+	if !c.held.fits() {
+		c.held.set = &adswire.Set{} // what runs goes on
+	}
 	types := adswire.Types()
 	if c.cfg.OnDemand {
 		types = append(types, adswire.HostType)

@@ -52,6 +52,7 @@ type seat struct {
 	wanted, acked *adswire.Set
 }
 
+// enter counts a stream whose node is known, until leave; false if there are as many as may be.
 func (r *roster) enter(limit int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,7 +192,10 @@ func (s *Server) Programmed(objects ...*mesh.Object) []Tally {
 	return out
 }
 
-// Status lists the proxies seen whose workload still exists, by node.
+// sweepEvery is how often proxies are forgotten whose workloads are gone: mostly their streams end before, so that no stream sees it.
+const sweepEvery = 5 * time.Minute
+
+// Status lists the proxies seen whose workload still exists, by node, and forgets the others.
 func (s *Server) Status() []ProxyStatus {
 	views, _ := s.cfg.Source.Watch()
 	s.roster.mu.Lock()

@@ -11,6 +11,7 @@ package adsserver
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/signet-mesh/signet/identity"
+	"github.com/signet-mesh/signet/identity/turn"
 	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/mesh/adswire"
 )
@@ -60,6 +62,16 @@ const (
 	defaultAckTimeout = 60 * time.Second
 	// firstRequestTimeout is how long a caller may take to say which node it is.
 	firstRequestTimeout = 10 * time.Second
+	// maxUnnamed and maxUnnamedPerIdentity bound the streams that have not said so yet, in all and of one caller. Each may hold
+	// most of a message.
+	maxUnnamed            = 1024
+	maxUnnamedPerIdentity = 64
+	// maxStreamsPerConnection bounds the streams and calls of one connection; a sidecar has one or two.
+	maxStreamsPerConnection = 256
+	// maxHeaderBytes bounds the headers of a call, in which a token of 16 KiB may be.
+	maxHeaderBytes = 32 << 10
+	// connectionTimeout is how long a connection may take until it can be used.
+	connectionTimeout = 10 * time.Second
 )
 
 // Config is what a Server needs.
@@ -68,10 +80,13 @@ type Config struct {
 	// Identify says who calls. Nil: the SPIFFE ID of the verified client certificate.
 	Identify func(ctx context.Context) (identity.ID, error)
 	Log      *slog.Logger
-	// MaxStreams is the number of streams served at once; 0 is 10,000. Beyond it: ResourceExhausted.
+	// MaxStreams is the number of streams of named nodes served at once; 0 is 10,000. Beyond it: ResourceExhausted.
 	MaxStreams int
 	// AckTimeout ends a stream that leaves a response unanswered for so long; 0 is 60 s.
 	AckTimeout time.Duration
+	// Roots are what the trust domain is verified by, sent along with every generation, and a channel that is closed when they were
+	// replaced; nil sends none.
+	Roots func() ([]*x509.Certificate, <-chan struct{})
 	// Used gives a proxy on demand, from the beginning, what it used before. nil remembers nothing.
 	Used Used
 }
@@ -82,6 +97,7 @@ type Server struct {
 	cfg     Config
 	encoder adswire.Encoder
 	roster  roster
+	unnamed *turn.Share
 	metrics metrics
 	// stopped is closed when Run ends.
 	stopped chan struct{}
@@ -102,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.AckTimeout <= 0 {
 		cfg.AckTimeout = defaultAckTimeout
 	}
-	return &Server{cfg: cfg, metrics: newMetrics(), stopped: make(chan struct{})}, nil
+	return &Server{cfg: cfg, unnamed: turn.NewShare(maxUnnamed, maxUnnamedPerIdentity), metrics: newMetrics(), stopped: make(chan struct{})}, nil
 }
 
 // Register adds the service to a gRPC server, which must have been made with ServerOptions.
@@ -113,25 +129,39 @@ func (s *Server) Register(g grpc.ServiceRegistrar) {
 // Run blocks until ctx ends and then ends all streams with Unavailable, so that GracefulStop of the gRPC server returns.
 // Streams are served before it runs, but none after it ended.
 func (s *Server) Run(ctx context.Context) error {
-	<-ctx.Done()
-	s.stop.Do(func() { close(s.stopped) })
-	return nil
+	defer s.stop.Do(func() { close(s.stopped) })
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.Status() // which forgets proxies whose workloads are gone
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // DeltaAggregatedResources serves one proxy until it leaves, its certificate expires, a newer stream of the same proxy
 // replaces this one, its workload is gone, or the server stops.
 func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	if !s.roster.enter(s.cfg.MaxStreams) {
-		s.metrics.refused.WithLabelValues("streams").Inc()
-		return status.Errorf(codes.ResourceExhausted, "%d streams are served already", s.cfg.MaxStreams)
-	}
-	defer s.roster.leave()
 	id, expires, err := s.caller(g.Context())
 	if err != nil {
 		s.metrics.refused.WithLabelValues("identity").Inc()
 		return err
 	}
+	if !s.unnamed.Take(id.String(), 1) {
+		s.metrics.refused.WithLabelValues("unnamed").Inc()
+		return status.Errorf(codes.ResourceExhausted, "%d streams of %s, or %d in all, have not named their node yet", maxUnnamedPerIdentity, id, maxUnnamed)
+	}
 	st := newStream(s, g, id, expires)
+	defer func() {
+		if st.node == "" {
+			s.unnamed.Give(id.String(), 1)
+		} else {
+			s.roster.leave()
+		}
+	}()
 	go st.receive()
 	go st.send()
 	defer s.metrics.connected.Dec()
@@ -144,12 +174,15 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 // connectionBuffer is what gRPC reads ahead of a connection. Its default of 32 KiB would be most of what an idle stream holds.
 const connectionBuffer = 4 << 10
 
-// ServerOptions are the options that the gRPC server of the shared control port needs for ADS: message sizes, small buffers
-// for many idle connections, and a keepalive policy that allows the clients' pings every 30 s.
+// ServerOptions are the options that the gRPC server of the shared control port needs for ADS: sizes of messages and headers, small
+// buffers for many idle connections, and a keepalive policy that allows the clients' pings every 30 s.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(adswire.MaxMessageBytes),
+		grpc.MaxRecvMsgSize(adswire.MaxRequestBytes),
 		grpc.MaxSendMsgSize(adswire.MaxMessageBytes),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxStreamsPerConnection),
+		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.ReadBufferSize(connectionBuffer),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),

@@ -1,6 +1,7 @@
 package adsserver
 
 import (
+	"encoding/base64"
 	"errors"
 	"io"
 	"log/slog"
@@ -42,7 +43,12 @@ type stream struct {
 	asked *asked
 	// noted are the hosts that Used was last told of.
 	noted []string
-	// dirty: view was not pushed yet.
+	// said is the size of what the proxy said that it holds, of all types.
+	said int
+	// roots are those of Config.Roots as a marker has them; rooted is closed when there are others.
+	roots  []string
+	rooted <-chan struct{}
+	// dirty: view, or roots, was not pushed yet.
 	dirty bool
 	push  push
 	// deadline is when the oldest unanswered response must be answered; zero without one.
@@ -104,8 +110,9 @@ func (st *stream) serve() error {
 	gone := false
 	defer func() { st.srv.roster.rise(st, gone) }()
 	for {
+		requests, later := st.pace()
 		select {
-		case r := <-st.requests:
+		case r := <-requests:
 			if err := st.request(r); err != nil {
 				return err
 			}
@@ -114,6 +121,9 @@ func (st *stream) serve() error {
 				gone = true
 				return status.Error(status.Code(err), "the workload was removed or is another one now: "+status.Convert(err).Message())
 			}
+		case <-later:
+		case <-st.rooted:
+			st.root()
 		case <-st.replaced:
 			return status.Errorf(codes.Aborted, "a newer stream of %s replaced this one", st.node)
 		case <-expired:
@@ -194,9 +204,15 @@ func (st *stream) open(node string) error {
 		st.log.Warn("ADS caller refused", "node", node, "error", err)
 		return err
 	}
+	if !st.srv.roster.enter(st.srv.cfg.MaxStreams) {
+		st.srv.metrics.refused.WithLabelValues("streams").Inc()
+		return status.Errorf(codes.ResourceExhausted, "%d streams are served already", st.srv.cfg.MaxStreams)
+	}
+	st.srv.unnamed.Give(st.id.String(), 1)
 	st.node = node
 	st.log = st.log.With("node", node)
 	st.srv.roster.sit(st, remote(st.g.Context()))
+	st.root()
 	st.log.Debug("ADS stream opened")
 	// The header tells the proxy that it was admitted, even if there is nothing that it lacks.
 	return st.g.SendHeader(metadata.MD{})
@@ -214,8 +230,11 @@ func (st *stream) subscribe(r *discovery.DeltaDiscoveryRequest) error {
 		// A newer proxy asks for what we have none of.
 		return nil
 	}
-	if len(r.GetInitialResourceVersions()) > adswire.MaxResources {
-		return status.Errorf(codes.InvalidArgument, "more than %d initial_resource_versions", adswire.MaxResources)
+	for name, version := range r.GetInitialResourceVersions() {
+		st.said += adswire.VersionBytes(name, version)
+	}
+	if st.said > adswire.MaxRequestBytes {
+		return status.Errorf(codes.ResourceExhausted, "more than %d bytes of initial_resource_versions on the stream", adswire.MaxRequestBytes)
 	}
 	st.push.subscribe(r.GetTypeUrl(), r.GetInitialResourceVersions())
 	if r.GetTypeUrl() == adswire.GenerationType {
@@ -238,6 +257,19 @@ func (st *stream) refresh() error {
 	return st.look()
 }
 
+// root takes the roots as they are now.
+func (st *stream) root() {
+	if st.srv.cfg.Roots == nil {
+		return
+	}
+	certs, changed := st.srv.cfg.Roots()
+	st.roots, st.rooted = make([]string, len(certs)), changed
+	for i, c := range certs {
+		st.roots[i] = base64.StdEncoding.EncodeToString(c.Raw)
+	}
+	st.dirty = st.view != nil
+}
+
 // look computes the view. Its error ends the stream. A view that is made of what the one before was made of is not pushed.
 func (st *stream) look() error {
 	if st.views == nil {
@@ -245,7 +277,7 @@ func (st *stream) look() error {
 	}
 	var names []string
 	if st.asked != nil {
-		names = st.asked.names()
+		names = st.asked.all()
 	}
 	begun := st.push.subscribed[adswire.GenerationType]
 	find := st.views.View
@@ -267,6 +299,9 @@ func (st *stream) look() error {
 
 // advance begins the next generation when the one before was answered, and sends what may be sent.
 func (st *stream) advance() error {
+	if err := st.answer(); err != nil {
+		return err
+	}
 	if st.dirty && st.push.idle() {
 		st.dirty = false
 		set, marker, err := st.srv.encoder.Encode(st.view)
@@ -274,6 +309,7 @@ func (st *stream) advance() error {
 			st.log.Error("computing the configuration of a proxy", "error", err)
 			return nil
 		}
+		marker.Roots = st.roots
 		held, err := st.push.begin(set, marker)
 		if err != nil {
 			st.log.Error("computing the configuration of a proxy", "error", err)

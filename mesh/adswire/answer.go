@@ -18,6 +18,9 @@ func encodeAnswer(name string, a mesh.Answer) (Resource, error) {
 	if a.Workload != "" {
 		fields["workload"] = structpb.NewStringValue(a.Workload)
 	}
+	if a.Plain != "" {
+		fields["plain"] = structpb.NewStringValue(string(a.Plain))
+	}
 	return seal(HostType, name, &structpb.Struct{Fields: fields})
 }
 
@@ -31,8 +34,12 @@ func decodeAnswer(name string, body *anypb.Any) (mesh.Answer, error) {
 		return mesh.Answer{}, fmt.Errorf("name %q is neither a host in lower case nor an IP address", name)
 	}
 	a := mesh.Answer{Host: s.GetFields()["host"].GetStringValue(), Workload: s.GetFields()["workload"].GetStringValue()}
+	var err error
+	if a.Plain, err = mesh.ParsePlain(s.GetFields()["plain"].GetStringValue()); err != nil {
+		return mesh.Answer{}, fmt.Errorf("plain: %w", err)
+	}
 	known := 0
-	for _, v := range []string{a.Host, a.Workload} {
+	for _, v := range []string{a.Host, a.Workload, string(a.Plain)} {
 		if v != "" {
 			known++
 		}

@@ -102,6 +102,16 @@ func TestMarkersDiffer(t *testing.T) {
 }
 
 func TestAnswersAreStrict(t *testing.T) {
+	for plain, want := range map[mesh.Plain]bool{"": true, "!": true, "80 9090": true, "!8080": true, "9090 80": false, "x": false} {
+		answer := mesh.Answer{Host: "h", Workload: "a/b", Plain: plain}
+		r, err := encodeAnswer("a.example", answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Parse(HostType, overTheWire(t, r), trustDomain); (err == nil) != want || err == nil && got.answer != answer {
+			t.Errorf("plain %q: %+v, %v", plain, got.answer, err)
+		}
+	}
 	for name, want := range map[string]bool{"a.example": true, "10.0.0.1": true, "fd00::1": true, "A.example": false, "fd00:0::1": false, "*": false, "*.x": false, "a b": false} {
 		r, err := encodeAnswer(name, mesh.Answer{Host: "h", Workload: "a/b"})
 		if err != nil {

@@ -53,6 +53,12 @@ func ParseMarker(w *discovery.Resource) (Marker, error) {
 	f := body.GetFields()
 	m := Marker{TrustDomain: f["trustDomain"].GetStringValue(), Self: f["self"].GetStringValue(), Types: map[string]string{}}
 	m.ClusterDomain, m.OnDemand = f["clusterDomain"].GetStringValue(), f["onDemand"].GetBoolValue()
+	for _, r := range f["roots"].GetListValue().GetValues() {
+		m.Roots = append(m.Roots, r.GetStringValue())
+	}
+	if len(m.Roots) > MaxRoots {
+		return Marker{}, fmt.Errorf("%s: %d roots, at most %d", GenerationType, len(m.Roots), MaxRoots)
+	}
 	for t, h := range f["types"].GetStructValue().GetFields() {
 		if rank(t) < 0 {
 			return Marker{}, fmt.Errorf("%s: type %q is not known to this proxy", GenerationType, t)
@@ -60,7 +66,7 @@ func ParseMarker(w *discovery.Resource) (Marker, error) {
 		m.Types[t] = h.GetStringValue()
 	}
 	for name := range f {
-		if !slices.Contains([]string{"trustDomain", "self", "clusterDomain", "onDemand", "types"}, name) {
+		if !slices.Contains([]string{"trustDomain", "self", "clusterDomain", "onDemand", "roots", "types"}, name) {
 			return Marker{}, fmt.Errorf("%s: %q is not known to this proxy", GenerationType, name)
 		}
 	}

@@ -91,6 +91,9 @@ type Marker struct {
 	ClusterDomain string
 	// OnDemand: the view holds what was asked for, and the resources of HostType are the answers.
 	OnDemand bool
+	// Roots are the certificates that the trust domain is verified by from now on, in DER and base64, at most MaxRoots; none where
+	// the control plane says nothing of them. They travel ahead of what they verify: a root that will sign is known before it does.
+	Roots []string
 	// Types maps each type that the set has resources of to their hash.
 	Types map[string]string
 }
@@ -113,6 +116,9 @@ func (m Marker) Generation() string {
 	if m.OnDemand {
 		parts = append(parts, []byte("onDemand"), nil)
 	}
+	for _, r := range m.Roots {
+		parts = append(parts, []byte("root"), []byte(r))
+	}
 	for _, t := range slices.Sorted(maps.Keys(m.Types)) {
 		parts = append(parts, []byte(t), []byte(m.Types[t]))
 	}
@@ -120,7 +126,7 @@ func (m Marker) Generation() string {
 }
 
 // Resource is the marker as it travels: a google.protobuf.Struct of trustDomain, self and types, and where they
-// say something of clusterDomain and onDemand.
+// say something of clusterDomain, onDemand and roots.
 func (m Marker) Resource() (Resource, error) {
 	types := map[string]*structpb.Value{}
 	for t, h := range m.Types {
@@ -137,6 +143,13 @@ func (m Marker) Resource() (Resource, error) {
 	if m.OnDemand {
 		fields["onDemand"] = structpb.NewBoolValue(true)
 	}
+	if len(m.Roots) > 0 {
+		list := &structpb.ListValue{}
+		for _, r := range m.Roots {
+			list.Values = append(list.Values, structpb.NewStringValue(r))
+		}
+		fields["roots"] = structpb.NewListValue(list)
+	}
 	body, err := marshalAny(&structpb.Struct{Fields: fields})
 	if err != nil {
 		return Resource{}, fmt.Errorf("encoding generation: %w", err)
@@ -147,7 +160,7 @@ func (m Marker) Resource() (Resource, error) {
 // Check reports how the set differs from what the marker describes; nil if it does not.
 func (s *Set) Check(m Marker) error {
 	have := s.Marker(m.TrustDomain, m.Self)
-	have.ClusterDomain, have.OnDemand = m.ClusterDomain, m.OnDemand
+	have.ClusterDomain, have.OnDemand, have.Roots = m.ClusterDomain, m.OnDemand, m.Roots
 	if have.Generation() == m.Generation() {
 		return nil
 	}

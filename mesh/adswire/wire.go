@@ -14,14 +14,15 @@
 // every push is a marker: the only resource of type GenerationType, whose version is that hash and whose body names it
 // again together with one hash for each type. The receiver collects what arrives, and builds a View only when a marker
 // comes whose version equals the Generation of what it holds. The acknowledgement of the marker therefore says that the
-// proxy runs on that generation; a refusal of the marker says that it keeps the one before.
+// proxy runs on that generation; a refusal of the marker says that it keeps the one before. The marker also names the roots of
+// the trust domain, which are taken whatever becomes of the generation.
 //
 // # On demand
 //
 // A proxy that subscribes to HostType, by name, gets no more than those names mean (mesh.Snapshot.Demand). A name is a host
 // in lower case or an IP address (mesh.Name); names are added by resource_names_subscribe and taken back by
 // resource_names_unsubscribe of later requests. Each name is answered, in the same generation as what it means, by a
-// google.protobuf.Struct of host and workload (mesh.Answer), empty for a name that means nothing. A name that nobody can
+// google.protobuf.Struct of host, workload and plain (mesh.Answer), empty for a name that means nothing. A name that nobody can
 // ask for (mesh.Name says so) ends the stream.
 //
 // # Strictness
@@ -58,8 +59,12 @@ const (
 
 // Limits of what is received. Beyond them the answer is an error.
 const (
-	// MaxMessageBytes is the size of one ADS message, either way.
+	// MaxMessageBytes is the size of one ADS message to a proxy.
 	MaxMessageBytes = 16 << 20
+	// MaxRequestBytes is the size of one from a proxy, and that of initial_resource_versions of one stream: a proxy with full
+	// discovery of 10,000 services of two ports says some 3 MiB, those on demand a tenth at most. One that holds more says that
+	// it holds nothing, and gets all of it.
+	MaxRequestBytes = 4 << 20
 	// ChunkBytes is the size from which a push of one type is split in several responses.
 	ChunkBytes = 4 << 20
 	// MaxResources and MaxSetBytes bound what one proxy holds.
@@ -69,6 +74,8 @@ const (
 	MaxNameBytes = 1024
 	// MaxAsked is the number of names that one proxy asks for; beyond it the one asked for longest ago is forgotten.
 	MaxAsked = 1000
+	// MaxRoots is the number of roots that a marker names.
+	MaxRoots = 64
 )
 
 // types in the order in which additions and changes are pushed: what is pointed at comes before what points at it.
@@ -142,6 +149,9 @@ func (r Resource) Wire() *discovery.Resource {
 func (r Resource) Bytes() int {
 	return len(r.Name) + len(r.Version) + len(r.Body.GetTypeUrl()) + len(r.Body.GetValue()) + 16
 }
+
+// VersionBytes is about the size of a resource's entry in initial_resource_versions.
+func VersionBytes(name, version string) int { return len(name) + len(version) + 16 }
 
 // NodeID is the node.id of a workload's sidecar: NAMESPACE/WORKLOAD.
 func NodeID(namespace, name string) string { return namespace + "/" + name }

@@ -37,6 +37,8 @@ type FrontConfig struct {
 	// Own is the control plane's certificate with the bundle that clients are verified by; Roots are sent along with it.
 	Own   certs.Source
 	Roots func() []*x509.Certificate
+	// WatchRoots is adsserver.Config.Roots; nil where roots don't change.
+	WatchRoots func() ([]*x509.Certificate, <-chan struct{})
 	// Used is adsserver.Config.Used; nil remembers nothing.
 	Used adsserver.Used
 	// Listener is the control port: CA and ADS over TLS. Run closes it.
@@ -55,16 +57,18 @@ type FrontConfig struct {
 // Front is where a control plane meets its clients, whatever feeds it: the control port with CA and ADS, the metrics and the
 // status.
 type Front struct {
-	cfg        FrontConfig
-	ads        *adsserver.Server
-	server     *grpc.Server
-	registry   *prometheus.Registry
-	programmed programmed
+	cfg FrontConfig
+	ads *adsserver.Server
+	// proven serves connections with a client certificate, anonymous those without, which may call the CA only.
+	entrance          *entrance
+	proven, anonymous *grpc.Server
+	registry          *prometheus.Registry
+	programmed        programmed
 }
 
 // NewFront builds it; nothing is served before Run.
 func NewFront(cfg FrontConfig) (*Front, error) {
-	ads, err := adsserver.New(adsserver.Config{Source: cfg.State, Log: cfg.Log, Used: cfg.Used})
+	ads, err := adsserver.New(adsserver.Config{Source: cfg.State, Log: cfg.Log, Used: cfg.Used, Roots: cfg.WatchRoots})
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +76,13 @@ func NewFront(cfg FrontConfig) (*Front, error) {
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig := caserver.TLSConfig(cfg.Own, cfg.Roots)
-	server := grpc.NewServer(append(adsserver.ServerOptions(), grpc.Creds(credentials.NewTLS(tlsConfig)),
-		grpc.NumStreamWorkers(streamWorkers))...)
-	door.Register(server)
-	ads.Register(server)
+	tls := credentials.NewTLS(caserver.TLSConfig(cfg.Own, cfg.Roots))
+	both := []grpc.ServerOption{grpc.Creds(shook{tls}), grpc.NumStreamWorkers(streamWorkers)}
+	proven := grpc.NewServer(append(append(adsserver.ServerOptions(), grpc.ForceServerCodecV2(newCodec())), both...)...)
+	anonymous := grpc.NewServer(append(caserver.ServerOptions(), both...)...)
+	door.Register(proven)
+	door.Register(anonymous)
+	ads.Register(proven)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(ads, door, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "signet_quarantined_objects", Help: "Refused security objects without a last good version, which deny what they select.",
@@ -86,7 +92,7 @@ func NewFront(cfg FrontConfig) (*Front, error) {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	return &Front{cfg: cfg, ads: ads, server: server, registry: registry}, nil
+	return &Front{cfg: cfg, ads: ads, entrance: newEntrance(cfg.Listener, tls), proven: proven, anonymous: anonymous, registry: registry}, nil
 }
 
 // ADS is the server of configuration, for who asks which proxies run on what.
@@ -109,16 +115,28 @@ func (f *Front) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// serve runs the gRPC server; streams get two seconds to end when ctx does.
+// serve runs the control port.
 func (f *Front) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer context.AfterFunc(ctx, func() { f.cfg.Listener.Close() })()
+		return f.entrance.run(ctx)
+	})
+	g.Go(func() error { return serveGRPC(ctx, f.proven, f.entrance.proven) })
+	g.Go(func() error { return serveGRPC(ctx, f.anonymous, f.entrance.anonymous) })
+	return g.Wait()
+}
+
+// serveGRPC runs one gRPC server; streams get two seconds to end when ctx does.
+func serveGRPC(ctx context.Context, server *grpc.Server, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		timer := time.AfterFunc(2*time.Second, f.server.Stop)
+		timer := time.AfterFunc(2*time.Second, server.Stop)
 		defer timer.Stop()
-		f.server.GracefulStop()
+		server.GracefulStop()
 	})
-	err := f.server.Serve(f.cfg.Listener)
+	err := server.Serve(l)
 	if !stop() {
 		<-stopped
 	}

@@ -1,4 +1,4 @@
-package caserver
+package turn
 
 import (
 	"context"
@@ -10,21 +10,20 @@ import (
 )
 
 // one is a queue with a single turn, which is taken.
-func one(t *testing.T, perIdentity, total int) (q *queue, leave func()) {
+func one(t *testing.T, all, each int) (q *Queue, leave func()) {
 	t.Helper()
-	q = newQueue(perIdentity, total)
-	q.free = 1
-	leave, err := q.enter(t.Context(), "first")
+	q = NewQueue(1, all, each)
+	leave, err := q.Enter(t.Context(), "first")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return q, leave
 }
 
-// TestQueueIsFair lets a greedy identity line up before two modest ones: each is served in its turn.
+// TestQueueIsFair lets a greedy one line up before two modest ones: each is served in its turn.
 func TestQueueIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, leave := one(t, 10, 100)
+		q, leave := one(t, 100, 10)
 		var (
 			mu     sync.Mutex
 			served []string
@@ -32,7 +31,7 @@ func TestQueueIsFair(t *testing.T) {
 		)
 		for _, who := range []string{"greedy", "greedy", "greedy", "greedy", "a", "b", "a"} {
 			wg.Go(func() {
-				done, err := q.enter(t.Context(), who)
+				done, err := q.Enter(t.Context(), who)
 				if err != nil {
 					t.Error(err)
 					return
@@ -57,12 +56,12 @@ func TestQueueIsFair(t *testing.T) {
 
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, leave := one(t, 2, 3)
+		q, leave := one(t, 3, 2)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		enter := func(who string) {
 			wg.Go(func() {
-				if done, err := q.enter(ctx, who); err == nil {
+				if done, err := q.Enter(ctx, who); err == nil {
 					done()
 					t.Error("got a turn")
 				} else if !errors.Is(err, context.Canceled) {
@@ -73,11 +72,11 @@ func TestQueueIsBounded(t *testing.T) {
 		}
 		enter("a")
 		enter("a")
-		if _, err := q.enter(ctx, "a"); !errors.Is(err, errBusy) {
-			t.Errorf("third of one identity: %v", err)
+		if _, err := q.Enter(ctx, "a"); !errors.Is(err, ErrBusy) {
+			t.Errorf("third of one asker: %v", err)
 		}
 		enter("b")
-		if _, err := q.enter(ctx, "c"); !errors.Is(err, errBusy) {
+		if _, err := q.Enter(ctx, "c"); !errors.Is(err, ErrBusy) {
 			t.Errorf("fourth of all: %v", err)
 		}
 		cancel()
