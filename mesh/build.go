@@ -92,7 +92,7 @@ func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 		b.dropped = w.findings.dropped
 		b.drop(w)
 		w.exchange(o.previous)
-		return newSnapshot(w), append(b.problems, w.findings.problems...)
+		return newSnapshot(w), slices.Concat(b.problems, w.findings.problems, w.asTCP())
 	}
 	twice := len(b.problems)
 	b.sidecars(w)
@@ -103,7 +103,7 @@ func build(objects []*Object, opts BuildOptions) (*Snapshot, []Problem) {
 	b.references(w)
 	w.resort(o.previous)
 	w.findings = &findings{slices.Clone(b.problems[twice:]), b.dropped}
-	return newSnapshot(w), b.problems
+	return newSnapshot(w), append(b.problems, w.asTCP()...)
 }
 
 // builder is the state of one Build.

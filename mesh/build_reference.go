@@ -13,10 +13,14 @@ import (
 type words struct{ service, workload string }
 
 func (w *world) words() words {
-	if len(w.entries) > 0 && w.entries[0].kubernetes() || slices.ContainsFunc(w.workloads, func(l *Workload) bool { return l.Pod }) {
+	if len(w.entries) > 0 && w.entries[0].kubernetes() || w.hasPods() {
 		return words{"Service or ServiceEntry", "pod or WorkloadEntry"}
 	}
 	return words{"ServiceEntry", "WorkloadEntry"}
+}
+
+func (w *world) hasPods() bool {
+	return slices.ContainsFunc(w.workloads, func(l *Workload) bool { return l.Pod })
 }
 
 // workloads warns of WorkloadEntries that take each other's place, or that of a pod.
@@ -44,6 +48,7 @@ func (b *builder) workloads(w *world) {
 func (b *builder) references(w *world) {
 	for _, e := range w.entries {
 		o := w.objects[e.Key]
+		b.reachable(w, e)
 		if e.kubernetes() || e.Spec.GetResolution() != networking.ServiceEntry_STATIC {
 			continue // what Kubernetes has no pods for is no finding of ours; the others need no endpoints
 		}
@@ -79,6 +84,38 @@ func (b *builder) references(w *world) {
 		b.routes(w, v)
 	}
 	b.policies(w)
+}
+
+// reachable warns of what of a ServiceEntry does not lead where it says: sockets, which pods don't call, and addresses that a Service
+// or a pod has, which for other namespaces than the entry's stay that one's.
+func (b *builder) reachable(w *world, e *entry) {
+	if e.kubernetes() {
+		return
+	}
+	o := w.objects[e.Key]
+	for i, p := range e.Spec.GetEndpoints() {
+		if strings.HasPrefix(p.GetAddress(), unixScheme) && w.hasPods() {
+			b.report(Warning, o, fmt.Sprintf("spec.endpoints[%d].address", i), "a Unix socket is called by workloads of namespace %s that are no pods only", e.Namespace)
+		}
+	}
+	for i, text := range e.Spec.GetAddresses() {
+		read := readAddresses([]string{text})
+		if len(read) == 0 || !read[0].IsSingleIP() {
+			continue
+		}
+		a, by := read[0].Addr(), ""
+		if l := w.index.workloads[a]; l != nil && l.Pod {
+			by = "pod " + l.Namespace + "/" + l.Name
+		}
+		for _, s := range w.index.addresses[a] {
+			if s.fixed() {
+				by = "Service " + s.Namespace + "/" + s.Name
+			}
+		}
+		if by != "" {
+			b.report(Warning, o, fmt.Sprintf("spec.addresses[%d]", i), "%s is that of %s: calls to it lead here from namespace %s only", a, by, e.Namespace)
+		}
+	}
 }
 
 // selector reports a selector that selects nothing; one in the root namespace selects everywhere, save a Sidecar's.

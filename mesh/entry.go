@@ -19,7 +19,7 @@ type entry struct {
 	// travels is the object as proxies get it: a Service of Kubernetes without its endpoints, which travel as such.
 	travels  *Object
 	services []*Service
-	// own are, by workload (NAMESPACE/NAME), the services with no other endpoints than the workload's.
+	// own are, by workload (NAMESPACE/NAME), the services with no other endpoints than the workload's, ready or not.
 	own map[string][]*Service
 }
 
@@ -156,13 +156,13 @@ func (w *world) readEntry(o *Object, spec *networking.ServiceEntry, old *entry) 
 			e.travels = old.travels
 		}
 	}
-	e.services = w.services(e)
-	if old != nil && reflect.DeepEqual(old.services, e.services) {
-		e.services, e.own = old.services, old.own
-		return e
-	}
-	e.own = own(e.services)
+	var unready [][]Endpoint
+	e.services, unready = w.services(e)
+	e.own = own(e.services, unready)
 	if old != nil {
+		if reflect.DeepEqual(old.services, e.services) {
+			e.services = old.services
+		}
 		for id, services := range e.own {
 			if was := old.own[id]; reflect.DeepEqual(was, services) {
 				e.own[id] = was
@@ -185,21 +185,23 @@ func sameObject(a, b *Object) bool {
 		maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) && proto.Equal(a.Spec, b.Spec)
 }
 
-// own sorts the endpoints of services out by their workloads.
-func own(services []*Service) map[string][]*Service {
+// own sorts the endpoints of services, and those that are not ready, out by their workloads.
+func own(services []*Service, unready [][]Endpoint) map[string][]*Service {
 	if len(services) == 0 {
 		return nil
 	}
 	ports := make(map[string][][]Endpoint)
 	for i, endpoints := range services[0].Endpoints { // those of every host are the same
-		for _, e := range endpoints {
-			if e.Workload == "" {
-				continue
+		for _, list := range [...][]Endpoint{endpoints, unready[i]} {
+			for _, e := range list {
+				if e.Workload == "" {
+					continue
+				}
+				if ports[e.Workload] == nil {
+					ports[e.Workload] = make([][]Endpoint, len(services[0].Endpoints))
+				}
+				ports[e.Workload][i] = append(ports[e.Workload][i], e)
 			}
-			if ports[e.Workload] == nil {
-				ports[e.Workload] = make([][]Endpoint, len(services[0].Endpoints))
-			}
-			ports[e.Workload][i] = append(ports[e.Workload][i], e)
 		}
 	}
 	out := make(map[string][]*Service, len(ports))

@@ -21,7 +21,8 @@ type index struct {
 	// addresses are the services called at an address, blocks those called at a range of them, the narrowest first.
 	addresses map[netip.Addr][]offer
 	blocks    []block
-	// headless are the services without an address of their own, by the addresses of their endpoints.
+	// headless are the Services without an address of their own, by the addresses of their pods. Where an EndpointSlice names
+	// no pod of its namespace they are among addresses: anybody can write that.
 	headless map[netip.Addr][]offer
 	// workloads are by address; nil where several pods share one, as those on the node's network do.
 	workloads map[netip.Addr]*Workload
@@ -47,6 +48,9 @@ type block struct {
 	netip.Prefix
 	offer
 }
+
+// fixed reports whether the service has its addresses from Kubernetes, which gives each to one Service only.
+func (o offer) fixed() bool { return o.Kubernetes && len(o.Addresses) > 0 }
 
 // newIndex reads a world. like is that of an earlier one that differs in endpoints of Services only, nil if there is none.
 func newIndex(w *world, like *index) index {
@@ -109,16 +113,22 @@ func (x *index) service(o offer) {
 			x.blocks = append(x.blocks, block{p, o})
 		}
 	}
-	if !o.Kubernetes || len(o.Addresses) > 0 || o.Resolution != Original {
+	if !o.Headless() {
 		return
 	}
 	seen := make(map[netip.Addr]bool)
 	for _, endpoints := range o.Endpoints {
 		for _, e := range endpoints {
-			if a, err := netip.ParseAddrPort(e.Address); err == nil && !seen[a.Addr()] {
-				seen[a.Addr()] = true
-				x.headless[a.Addr()] = append(x.headless[a.Addr()], o)
+			a, err := netip.ParseAddrPort(e.Address)
+			if err != nil || seen[a.Addr()] {
+				continue
 			}
+			seen[a.Addr()] = true
+			at := x.headless
+			if e.Workload == "" {
+				at = x.addresses
+			}
+			at[a.Addr()] = append(at[a.Addr()], o)
 		}
 	}
 }
@@ -126,12 +136,14 @@ func (x *index) service(o offer) {
 func workloadsByAddress(list []*Workload) map[netip.Addr]*Workload {
 	out := make(map[netip.Addr]*Workload, len(list))
 	for _, l := range list {
-		have, taken := out[l.Address]
-		switch {
-		case !taken || have != nil && l.Pod && !have.Pod:
-			out[l.Address] = l
-		case have != nil && l.Pod:
-			out[l.Address] = nil
+		for _, a := range l.Addresses() {
+			have, taken := out[a]
+			switch {
+			case !taken || have != nil && l.Pod && !have.Pod:
+				out[a] = l
+			case have != nil && l.Pod:
+				out[a] = nil
+			}
 		}
 	}
 	delete(out, netip.Addr{})

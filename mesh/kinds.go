@@ -65,8 +65,13 @@ const DefaultClusterDomain = "cluster.local"
 const (
 	// OwnerAnnotation of a Pod is the name that metrics have for its workload (Workload.Owner).
 	OwnerAnnotation = "signet.dev/owner"
+	// AddressesAnnotation of a Pod lists its addresses beside the one in its spec, with commas between (Workload.Others).
+	AddressesAnnotation = "signet.dev/addresses"
 	// WorkloadLabel of an inline endpoint of a Service is NAMESPACE/POD of the pod behind it (Endpoint.Workload).
 	WorkloadLabel = "signet.dev/workload"
+	// UnreadyLabel of an inline endpoint of a Service lists, with commas between, the names of those of its ports that nobody is led
+	// to: they only say what the ports of the pod are (View.Served).
+	UnreadyLabel = "signet.dev/unready"
 )
 
 // DefaultNamespace is the namespace of an object that names none.

@@ -40,6 +40,7 @@ func shop(t *testing.T, more string) []*mesh.Object {
 	}
 	pay1, pay2 := pod("shop", "pay-1", "10.1.0.1", "pay", "istio"), pod("shop", "pay-2", "10.1.0.2", "pay", "disabled")
 	cart := pod("shop", "cart-1", "10.1.0.3", "cart", "istio")
+	out[len(out)-1].Annotations[mesh.AddressesAnnotation] = "fd00:1::3"
 	db0 := pod("data", "db-0", "10.1.1.1", "db", "istio")
 	out = append(out, service("shop", "pay", "10.96.0.1", networking.ServiceEntry_STATIC, pay1, pay2),
 		service("shop", "pay-canary", "10.96.0.2", networking.ServiceEntry_STATIC, pay1),
@@ -155,7 +156,8 @@ func TestDemandAnswers(t *testing.T) {
 		{"10.96.0.3", mesh.Answer{Host: "cart.shop" + k}, "cart.shop" + k},
 		{"fd00::3", mesh.Answer{Host: "cart.shop" + k}, "cart.shop" + k},
 		{"10.1.0.3", mesh.Answer{Workload: "shop/cart-1"}, ""},
-		{"10.1.1.1", mesh.Answer{Host: "db.data" + k, Workload: "data/db-0"}, "db.data" + k},
+		{"fd00:1::3", mesh.Answer{Workload: "shop/cart-1"}, ""},
+		{"10.1.1.1", mesh.Answer{Host: "db.data" + k, Workload: "data/db-0", Plain: "7000"}, "db.data" + k},
 		{"db-0.db.data" + k, mesh.Answer{Host: "db.data" + k}, "db.data" + k},
 		{"192.0.2.77", mesh.Answer{Host: "range.example"}, "range.example"},
 		{"10.99.0.1", mesh.Answer{}, ""},      // not exported
@@ -176,6 +178,135 @@ func TestDemandAnswers(t *testing.T) {
 				t.Errorf("%s: %s travels", c.asked, pod)
 			}
 		}
+	}
+}
+
+// An address that Kubernetes gave to a Service or a pod means that, whatever ServiceEntries and EndpointSlices of other namespaces
+// say.
+func TestNobodyTakesAnAddress(t *testing.T) {
+	const taker = `
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: aaa, namespace: %s}
+spec: {hosts: [aaa.evil.example], addresses: [10.1.0.1, 10.1.1.1, 10.96.0.3, "fd00::3", 192.0.2.7, 10.99.0.1], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 10.6.6.6}, {address: "unix:///run/x.sock"}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wide, namespace: %[1]s}
+spec: {hosts: [wide.evil.example], addresses: [10.0.0.0/8], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}
+`
+	build := func(namespace string) (*mesh.Snapshot, []mesh.Problem) {
+		objects := shop(t, fmt.Sprintf(taker, namespace))
+		bad := &networking.ServiceEntry{Hosts: []string{"bad." + namespace + k}, Resolution: networking.ServiceEntry_NONE, Ports: []*networking.ServicePort{{Number: 80, Name: "http", TargetPort: 80}}}
+		for _, a := range []string{"10.1.0.2", "10.1.0.4"} { // an EndpointSlice that somebody wrote: no pod of its namespace has the address
+			bad.Endpoints = append(bad.Endpoints, &networking.WorkloadEntry{Address: a, Ports: map[string]uint32{"http": 80}})
+		}
+		objects = append(objects, &mesh.Object{Spec: bad, Meta: mesh.Meta{Key: mesh.Key{Kind: mesh.KindService, Namespace: namespace, Name: "bad"}, Version: "v1"}})
+		// Two pods that say the same address: one of them is gone.
+		for _, name := range []string{"a", "b"} {
+			objects = append(objects, &mesh.Object{Spec: &networking.WorkloadEntry{Address: "10.1.0.9", ServiceAccount: "x"},
+				Meta: mesh.Meta{Key: mesh.Key{Kind: mesh.KindPod, Namespace: "data", Name: name}, Version: "v1"}})
+		}
+		return mesh.Build(objects, mesh.BuildOptions{TrustDomain: td, ClusterDomain: "k8s.local"})
+	}
+	for _, c := range []struct {
+		of   string
+		want map[string]mesh.Answer
+	}{
+		{"evil", map[string]mesh.Answer{
+			"10.1.0.1": {Workload: "shop/pay-1"}, "10.1.0.2": {Workload: "shop/pay-2"}, "10.1.0.4": {Host: "bad.evil" + k}, "10.1.0.9": {}, "10.1.0.8": {Host: "wide.evil.example"},
+			"10.1.1.1": {Host: "db.data" + k, Workload: "data/db-0", Plain: "7000"}, "10.96.0.3": {Host: "cart.shop" + k}, "fd00::3": {Host: "cart.shop" + k}, "192.0.2.7": {Host: "aaa.evil.example"},
+		}},
+		// The caller's own namespace may say so.
+		{"shop", map[string]mesh.Answer{
+			"10.1.0.1": {Host: "aaa.evil.example"}, "10.1.0.2": {Host: "bad.shop" + k, Workload: "shop/pay-2"}, "10.1.0.9": {Host: "wide.evil.example"},
+			"10.1.1.1": {Host: "aaa.evil.example"}, "10.96.0.3": {Host: "cart.shop" + k},
+		}},
+	} {
+		s, problems := build(c.of)
+		for asked, want := range c.want {
+			if v, _ := s.Demand("shop", "cart-1", []string{asked}); v.Asked[asked] != want {
+				t.Errorf("of %s, %s is %+v, not %+v", c.of, asked, v.Asked[asked], want)
+			}
+		}
+		var told []string
+		for _, p := range problems {
+			told = append(told, p.Field+": "+p.Message)
+		}
+		if want := []string{
+			"spec.endpoints[1].address: a Unix socket is called by workloads of namespace " + c.of + " that are no pods only",
+			"spec.addresses[0]: 10.1.0.1 is that of pod shop/pay-1: calls to it lead here from namespace " + c.of + " only",
+			"spec.addresses[1]: 10.1.1.1 is that of pod data/db-0: calls to it lead here from namespace " + c.of + " only",
+			"spec.addresses[2]: 10.96.0.3 is that of Service shop/cart: calls to it lead here from namespace " + c.of + " only",
+			"spec.addresses[3]: fd00::3 is that of Service shop/cart: calls to it lead here from namespace " + c.of + " only",
+		}; !slices.Equal(told, want) {
+			t.Errorf("of %s: told %q", c.of, told)
+		}
+	}
+	// Nor who has what the caller can't see.
+	objects := shop(t, fmt.Sprintf(taker, "evil"))
+	for _, o := range objects {
+		if o.Kind == mesh.KindService && o.Name == "cart" {
+			o.Spec.(*networking.ServiceEntry).ExportTo = []string{"."}
+		}
+	}
+	s, _ := mesh.Build(objects, mesh.BuildOptions{TrustDomain: td, ClusterDomain: "k8s.local"})
+	if v, _ := s.Demand("data", "db-0", []string{"10.96.0.3"}); v.Asked["10.96.0.3"] != (mesh.Answer{}) {
+		t.Errorf("a Service that is not exported: %+v", v.Asked)
+	}
+}
+
+// A pod that is asked for says where it takes plaintext only.
+func TestPlainPods(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy string
+		want   mesh.Plain
+	}{
+		"ports":   {"{selector: {matchLabels: {app: pay}}, mtls: {mode: STRICT}, portLevelMtls: {9090: {mode: DISABLE}, 80: {mode: DISABLE}, 81: {mode: PERMISSIVE}}}", "80 9090"},
+		"all but": {"{selector: {matchLabels: {app: pay}}, mtls: {mode: DISABLE}, portLevelMtls: {8080: {mode: STRICT}, 81: {mode: DISABLE}}}", "!8080"},
+		"all":     {"{mtls: {mode: DISABLE}}", "!"},
+		"none":    {"{mtls: {mode: STRICT}}", ""},
+	} {
+		s := kubernetes(t, shop(t, "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: pay, namespace: shop}\nspec: "+c.policy+"\n"))
+		v, _ := s.Demand("shop", "cart-1", []string{"10.1.0.1"})
+		full, _ := s.View("shop", "cart-1")
+		if v.Asked["10.1.0.1"].Plain != c.want || v.Plain["shop/pay-1"] != c.want || full.Plain["shop/pay-1"] != c.want || full.Plain["data/db-0"] != "7000" {
+			t.Errorf("%s: answer %+v, view %v, full view %v", name, v.Asked, v.Plain, full.Plain)
+		}
+		if p, err := mesh.ParsePlain(string(c.want)); p != c.want || err != nil {
+			t.Errorf("%s: %q %v", name, p, err)
+		}
+	}
+	for _, bad := range []string{"x", "0", "65536", "2 1", "1 1", "1  2", "1 ", "! 1", "!!", "01", "+1"} {
+		if p, err := mesh.ParsePlain(bad); err == nil {
+			t.Errorf("%q is taken for %q", bad, p)
+		}
+	}
+}
+
+// A pod that is not ready knows what its ports are, and nobody is led to it.
+func TestUnreadyPodIsServed(t *testing.T) {
+	objects := shop(t, "")
+	for i, o := range objects {
+		spec, ok := o.Spec.(*networking.ServiceEntry)
+		if !ok || o.Kind != mesh.KindService || o.Name != "cart" {
+			continue
+		}
+		next := *o
+		next.Spec = proto.Clone(spec)
+		next.Spec.(*networking.ServiceEntry).Endpoints[0].Labels[mesh.UnreadyLabel] = "http,any"
+		objects[i] = &next
+	}
+	v, _ := kubernetes(t, objects).Demand("shop", "cart-1", []string{"cart"})
+	if len(v.Services) != 1 || len(v.Services[0].Endpoints[0])+len(v.Services[0].Endpoints[1]) > 0 {
+		t.Errorf("callers get %+v", v.Services)
+	}
+	if len(v.Served) != 1 || len(v.RateLimits) != 1 {
+		t.Fatalf("serves %+v with %d limits", v.Served, len(v.RateLimits))
+	}
+	if e := v.Served[0].Endpoints[0]; len(e) != 1 || e[0].Workload != "shop/cart-1" || e[0].Address != "10.1.0.3:8080" || e[0].Labels[mesh.UnreadyLabel] != "" {
+		t.Errorf("its own endpoints are %+v", e)
 	}
 }
 
@@ -256,7 +387,18 @@ func TestServicesAndPodsAreNotWritten(t *testing.T) {
 
 // Whatever changes, a build that takes from the one before makes what a build from nothing makes.
 func TestBuildWithPrevious(t *testing.T) {
-	all := shop(t, "")
+	all := shop(t, `
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: pay, namespace: shop}
+spec: {selector: {matchLabels: {app: pay}}, rules: [{to: [{operation: {methods: [GET]}}]}]}
+`)
+	for _, o := range all { // one finding hangs on endpoints
+		if spec, ok := o.Spec.(*networking.ServiceEntry); ok && o.Kind == mesh.KindService {
+			spec.Ports[1].Protocol = "GRPC"
+		}
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	var previous *mesh.Snapshot
 	objects := slices.Clone(all)
@@ -279,8 +421,13 @@ func TestBuildWithPrevious(t *testing.T) {
 			switch spec := next.Spec.(type) {
 			case *networking.ServiceEntry:
 				changed := &networking.ServiceEntry{Hosts: spec.Hosts, Addresses: spec.Addresses, Ports: spec.Ports, Resolution: spec.Resolution, ExportTo: spec.ExportTo}
-				if len(spec.Endpoints) > 1 {
-					changed.Endpoints = spec.Endpoints[:1]
+				for i, e := range spec.Endpoints {
+					if e = proto.Clone(e).(*networking.WorkloadEntry); e.Labels != nil && random.IntN(2) == 0 {
+						e.Labels[mesh.UnreadyLabel] = "http"
+					}
+					if i == 0 || random.IntN(2) == 0 {
+						changed.Endpoints = append(changed.Endpoints, e)
+					}
 				}
 				next.Spec = changed
 			default:

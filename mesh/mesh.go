@@ -63,8 +63,10 @@ type Workload struct {
 	// ID is the zero ID when ServiceAccount is empty: such a workload has no sidecar and no mTLS.
 	ID      identity.ID
 	Address netip.Addr
-	Ports   map[string]uint32
-	Labels  map[string]string
+	// Others are the addresses of a pod beside Address: that of its other family where the cluster is dual-stack.
+	Others []netip.Addr
+	Ports  map[string]uint32
+	Labels map[string]string
 	// TLSMode is the label security.istio.io/tlsMode ("istio", "disabled"), else "istio" if there is a service account.
 	TLSMode string
 	// Owner is what metrics call the workload: of a pod its Deployment, StatefulSet...; "" means Name.
@@ -103,6 +105,8 @@ type Answer struct {
 	Host string
 	// Workload is NAMESPACE/NAME of the one among View.Peers that has the address asked for; "" for none.
 	Workload string
+	// Plain are the ports at which the workload, a pod, takes plaintext only.
+	Plain Plain
 }
 
 // ServicePort is one port of a ServiceEntry.
@@ -117,12 +121,15 @@ type ServicePort struct {
 // Service is one host of one ServiceEntry. Immutable.
 type Service struct {
 	Namespace, Name string // of the ServiceEntry
+	Created         time.Time
 	Host            string // lower case
 	Ports           []ServicePort
 	SubjectAltNames []string
 	External        bool // location MESH_EXTERNAL
 	// Addresses are those at which clients call the service (a ClusterIP, ServiceEntry.addresses); none for a headless Service.
+	// Assigned says that the sidecar itself gave them, for its pod only.
 	Addresses  []netip.Prefix
+	Assigned   bool
 	Resolution Resolution
 	// Kubernetes says that this is a Service of Kubernetes (Key.Kind Service), not a ServiceEntry.
 	Kubernetes bool
@@ -187,6 +194,9 @@ type View struct {
 	RegoBuiltins []string
 	// Peers are all workloads of the mesh, for the metadata of callers and destinations.
 	Peers []*Workload
+	// Plain says, by NAMESPACE/NAME, at which ports pods among Peers take plaintext only; it has none that do so nowhere. On
+	// demand these are the pods asked for by address.
+	Plain map[string]Plain
 	// Asked maps each name that the sidecar asked for to what it means: a host in lower case, or an IP address. It is nil in a
 	// view that holds everything visible (Snapshot.View, discovery: full).
 	Asked map[string]Answer

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,13 @@ func readWorkload(o *Object, spec *networking.WorkloadEntry, trustDomain string)
 	w.TLSMode = tlsMode(w.Labels, w.ServiceAccount)
 	w.Address, _ = netip.ParseAddr(spec.GetAddress())
 	w.Address = w.Address.Unmap()
+	if w.Pod {
+		for text := range strings.SplitSeq(o.Annotations[AddressesAnnotation], ",") {
+			if a, err := netip.ParseAddr(text); err == nil {
+				w.Others = append(w.Others, a.Unmap())
+			}
+		}
+	}
 	if w.ServiceAccount != "" {
 		w.ID, _ = identity.New(trustDomain, o.Namespace, w.ServiceAccount)
 	}
@@ -57,10 +65,11 @@ func tlsMode(labels map[string]string, serviceAccount string) string {
 	return TLSModeDisabled
 }
 
-// services makes one service for each host of a ServiceEntry.
-func (w *world) services(e *entry) []*Service {
+// services makes one service for each host of a ServiceEntry. unready are, by port, further endpoints, to which nobody is led.
+func (w *world) services(e *entry) (out []*Service, unready [][]Endpoint) {
 	ports := make([]ServicePort, len(e.Spec.GetPorts()))
 	endpoints := make([][]Endpoint, len(ports))
+	unready = make([][]Endpoint, len(ports))
 	for i, p := range e.Spec.GetPorts() {
 		proto := readProtocol(p.GetProtocol())
 		ports[i] = ServicePort{Name: p.GetName(), Number: p.GetNumber(), Declared: proto.declared, Protocol: proto.class, Target: p.GetTargetPort()}
@@ -70,16 +79,16 @@ func (w *world) services(e *entry) []*Service {
 		if ports[i].Target == 0 {
 			ports[i].Target = p.GetNumber()
 		}
-		endpoints[i] = w.endpoints(e, &ports[i])
+		endpoints[i], unready[i] = w.endpoints(e, &ports[i])
 	}
 	addresses := readAddresses(e.Spec.GetAddresses())
-	out := make([]*Service, 0, len(e.Spec.GetHosts()))
+	out = make([]*Service, 0, len(e.Spec.GetHosts()))
 	for _, h := range e.Spec.GetHosts() {
-		out = append(out, &Service{Namespace: e.Namespace, Name: e.Name, Host: strings.ToLower(h), Ports: ports,
+		out = append(out, &Service{Namespace: e.Namespace, Name: e.Name, Created: e.Created, Host: strings.ToLower(h), Ports: ports,
 			SubjectAltNames: e.Spec.GetSubjectAltNames(), External: external(e), Addresses: addresses,
 			Resolution: resolution(e.Spec.GetResolution()), Kubernetes: e.kubernetes(), Endpoints: endpoints})
 	}
-	return out
+	return out, unready
 }
 
 func external(e *entry) bool { return e.Spec.GetLocation() == networking.ServiceEntry_MESH_EXTERNAL }
@@ -95,23 +104,27 @@ func resolution(r networking.ServiceEntry_Resolution) Resolution {
 }
 
 // endpoints are those that serve one port: of the workloads selected in the ServiceEntry's namespace, or inline.
-func (w *world) endpoints(e *entry, p *ServicePort) []Endpoint {
-	var out []Endpoint
+func (w *world) endpoints(e *entry, p *ServicePort) (out, unready []Endpoint) {
 	if s := e.Spec.GetWorkloadSelector(); s != nil {
 		for _, l := range w.byNamespace[e.Namespace] {
 			if selects(s.GetLabels(), l.Labels) {
 				out = append(out, w.workloadEndpoint(p, l))
 			}
 		}
-		return out
+		return out, nil
 	}
 	for _, i := range e.Spec.GetEndpoints() {
 		if _, named := i.GetPorts()[p.Name]; e.kubernetes() && len(i.GetPorts()) > 0 && !named {
 			continue // of the pods behind a Service not every one has every port
 		}
-		out = append(out, w.inlineEndpoint(e, p, i))
+		names, some := i.GetLabels()[UnreadyLabel]
+		if some && e.kubernetes() && slices.Contains(strings.Split(names, ","), p.Name) {
+			unready = append(unready, w.inlineEndpoint(e, p, i))
+		} else {
+			out = append(out, w.inlineEndpoint(e, p, i))
+		}
 	}
-	return out
+	return out, unready
 }
 
 func (w *world) workloadEndpoint(p *ServicePort, l *Workload) Endpoint {
@@ -165,6 +178,7 @@ func (w *world) podEndpoint(e *entry, out *Endpoint, port uint32) string {
 	namespace, name, _ := strings.Cut(id, "/")
 	out.Workload = id
 	out.Labels = maps.Clone(out.Labels)
+	delete(out.Labels, UnreadyLabel)
 	if delete(out.Labels, WorkloadLabel); len(out.Labels) == 0 {
 		out.Labels = nil
 	}
@@ -236,12 +250,20 @@ func mtlsMode(policies []*Typed[*security.PeerAuthentication], l *Workload, root
 	return security.PeerAuthentication_MutualTLS_PERMISSIVE
 }
 
+// Addresses are Address and Others.
+func (l *Workload) Addresses() []netip.Addr { return append([]netip.Addr{l.Address}, l.Others...) }
+
 // Key is that of the object that the workload was read of.
 func (l *Workload) Key() Key {
 	if l.Pod {
 		return Key{GroupCore, KindPod, l.Namespace, l.Name}
 	}
 	return Key{GroupNetworking, KindWorkloadEntry, l.Namespace, l.Name}
+}
+
+// Headless reports whether this is a Service of Kubernetes that is called at its pods.
+func (s *Service) Headless() bool {
+	return s.Kubernetes && s.Resolution == Original && len(s.Addresses) == 0
 }
 
 // Key is that of the object that defines the service.

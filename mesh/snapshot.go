@@ -21,7 +21,8 @@ func (s *Snapshot) View(namespace, name string) (*View, bool) {
 
 // Demand is View with no more than the names in asked mean: hosts or IP addresses, each in the form that Name gives. A host is
 // a service's (also NAME, NAME.NAMESPACE and NAME.NAMESPACE.svc, and the name of a pod below that of its headless Service); an
-// address is that of the service that is called there, else that of the workload that has it, else in the range of a service.
+// address is that of the ServiceEntry of the workload's own namespace or of the Service that is called there, else that of the pod
+// that has it, else that of any ServiceEntry, else in the range of a service.
 // What the Sidecar does not import and what is not exported to the workload's namespace means nothing.
 //
 // Services come with the VirtualServices and DestinationRules of their hosts, and with the services that those VirtualServices

@@ -146,7 +146,7 @@ func (w *world) view(of viewOf) *View {
 	if of.demand {
 		w.demanded(v, s, of)
 	} else {
-		v.Services, v.Peers = w.visible(l.Namespace, s), w.workloads
+		v.Services, v.Peers, v.Plain = w.visible(l.Namespace, s), w.workloads, w.plains()
 		for _, r := range w.virtualServices {
 			if w.applies(r, l.Namespace, s) {
 				v.VirtualServices = append(v.VirtualServices, r)

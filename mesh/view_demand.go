@@ -54,6 +54,7 @@ func (w *world) demanded(v *View, s sight, of viewOf) {
 		}
 		if l := w.byName[a.Workload]; a.Workload != "" && l != nil {
 			peers[l] = true
+			v.plain(a.Workload, a.Plain)
 		}
 		v.Asked[name] = a
 	}
@@ -122,31 +123,54 @@ func (d *demand) of(host string) *Service {
 func (d *demand) at(a netip.Addr) Answer {
 	d.hosts = append(d.hosts, a.String())
 	x := &d.w.index
-	if s := d.pick(x.addresses[a]); s != nil {
-		return d.add(s)
-	}
-	l := x.workloads[a]
+	l, used := x.workloads[a]
+	taken := used && (l == nil || l.Pod) // by a Service or a pod, whoever may see it: nobody else says what is there
 	if l != nil && !d.sight.reaches(l.Namespace) {
 		l = nil
 	}
+	var near, far []offer
+	for _, o := range x.addresses[a] {
+		if taken = taken || o.fixed(); o.fixed() || o.Namespace == d.namespace {
+			near = append(near, o)
+		} else {
+			far = append(far, o)
+		}
+	}
+	s := d.pick(near)
+	if s == nil {
+		s = d.pick(x.headless[a])
+	}
+	if s == nil && !taken {
+		s = d.pick(far)
+	}
 	var out Answer
-	if s := d.pick(x.headless[a]); s != nil {
+	if s != nil {
 		out = d.add(s)
 	}
-	if l != nil {
+	if l != nil && (s == nil || s.Headless()) {
 		out.Workload = l.Namespace + "/" + l.Name
+		if l.Pod {
+			out.Plain = d.w.plain(l)
+		}
 	}
-	if out != (Answer{}) {
-		return out
+	if out == (Answer{}) {
+		out = d.within(a, taken)
 	}
-	for i, b := range x.blocks {
+	return out
+}
+
+// within says what an address means that only ranges hold: the narrowest. Of one that is taken only the caller's own namespace
+// may say so.
+func (d *demand) within(a netip.Addr, taken bool) Answer {
+	blocks := d.w.index.blocks
+	for i, b := range blocks {
 		if !b.Contains(a) {
 			continue
 		}
 		var same []offer // ranges of one size that hold one address are the same range
-		for ; i < len(x.blocks) && x.blocks[i].Bits() == b.Bits(); i++ {
-			if x.blocks[i].Contains(a) {
-				same = append(same, x.blocks[i].offer)
+		for ; i < len(blocks) && blocks[i].Bits() == b.Bits(); i++ {
+			if blocks[i].Contains(a) && (!taken || blocks[i].Namespace == d.namespace) {
+				same = append(same, blocks[i].offer)
 			}
 		}
 		if s := d.pick(same); s != nil {

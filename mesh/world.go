@@ -23,8 +23,9 @@ type world struct {
 	order         []*Object // those that the world was made of, oldest first
 	config        *Object   // the ConfigMap istio, nil if there is none
 	control       control
-	// sorted are the objects by key; read when first needed.
+	// sorted are the objects by key, plains what View.Plain says of all pods; read when first needed.
 	sorted func() []*Object
+	plains func() map[string]Plain
 
 	workloads        []*Workload // sorted by namespace and name
 	workloadOf       map[*Object]*Workload
@@ -70,6 +71,7 @@ func newWorld(objects map[Key]*Object, opts worldOptions) *world {
 	}
 	w := &world{trustDomain: opts.trustDomain, clusterDomain: opts.clusterDomain, objects: objects, control: newControl(opts.control, prev)}
 	w.sorted = sync.OnceValue(func() []*Object { return sortedObjects(w.objects) })
+	w.plains = sync.OnceValue(w.readPlains)
 	w.order = inOrder(objects, prev)
 	for _, o := range w.order {
 		if o.Kind == KindConfigMap && w.config == nil {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -71,7 +72,7 @@ func (s *Source) lookPod(name string, services map[string]bool) bool {
 	key := podKey(namespace, pod)
 	touched := []string{name}
 	for _, o := range []*mesh.Object{s.objects[key], podObject(s.pod(namespace, pod))} {
-		if a := addressOf(o); a != "" {
+		for _, a := range addressesIn(o) {
 			touched = append(touched, namespace+"|"+a)
 		}
 	}
@@ -115,7 +116,7 @@ func (s *Source) set(key mesh.Key, o *mesh.Object) bool {
 	case o == nil:
 		delete(s.objects, key)
 		return true
-	case before != nil && before.Created.Equal(o.Created) && before.Annotations[mesh.OwnerAnnotation] == o.Annotations[mesh.OwnerAnnotation] && proto.Equal(before.Spec, o.Spec):
+	case before != nil && before.Created.Equal(o.Created) && maps.Equal(before.Annotations, o.Annotations) && proto.Equal(before.Spec, o.Spec):
 		return false
 	}
 	s.objects[key] = o

@@ -30,7 +30,6 @@ const (
 
 // The indexes of the caches.
 const (
-	byAccount = "account" // pods by NAMESPACE/SERVICEACCOUNT
 	byAddress = "address" // pods by NAMESPACE|IP
 	byService = "service" // EndpointSlices by NAMESPACE/SERVICE
 	byPod     = "pod"     // EndpointSlices by NAMESPACE/POD, or NAMESPACE|IP where an endpoint names no pod
@@ -50,7 +49,7 @@ func (i *informed) synced() bool { return i.HasSynced() && i.handled.HasSynced()
 // inform builds the informers of the core kinds, and what follows the CustomResourceDefinitions.
 func (s *Source) inform() error {
 	c := s.cfg.Client
-	s.pods = coreinformers.NewFilteredPodInformer(c, metav1.NamespaceAll, 0, cache.Indexers{byAccount: accountOf, byAddress: addressesOf}, nil)
+	s.pods = coreinformers.NewFilteredPodInformer(c, metav1.NamespaceAll, 0, cache.Indexers{byAddress: addressesOf}, nil)
 	s.services = coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, cache.Indexers{}, nil)
 	s.slices = discoveryinformers.NewFilteredEndpointSliceInformer(c, metav1.NamespaceAll, 0, cache.Indexers{byService: serviceOf, byPod: podsOf}, nil)
 	s.spaces = coreinformers.NewFilteredNamespaceInformer(c, 0, cache.Indexers{}, nil)
@@ -147,13 +146,6 @@ func same(before, now any) bool {
 
 func sameMeta(a, b *metav1.ObjectMeta) bool {
 	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Labels, b.Labels) && equality.Semantic.DeepEqual(a.Annotations, b.Annotations)
-}
-
-func accountOf(o any) ([]string, error) {
-	if pod, ok := o.(*corev1.Pod); ok {
-		return []string{pod.Namespace + "/" + pod.Spec.ServiceAccountName}, nil
-	}
-	return nil, nil
 }
 
 func addressesOf(o any) ([]string, error) {

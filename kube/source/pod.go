@@ -65,9 +65,16 @@ func podObject(p *corev1.Pod) *mesh.Object {
 	if len(addresses) == 0 {
 		return nil
 	}
+	notes := map[string]string{mesh.OwnerAnnotation: owner(p)}
+	if len(addresses) > 1 {
+		var others []string
+		for _, a := range addresses[1:] {
+			others = append(others, a.String())
+		}
+		notes[mesh.AddressesAnnotation] = strings.Join(others, ",")
+	}
 	return &mesh.Object{
-		Meta: mesh.Meta{Key: podKey(p.Namespace, p.Name), Version: "v1", Created: p.CreationTimestamp.UTC(),
-			Annotations: map[string]string{mesh.OwnerAnnotation: owner(p)}},
+		Meta: mesh.Meta{Key: podKey(p.Namespace, p.Name), Version: "v1", Created: p.CreationTimestamp.UTC(), Annotations: notes},
 		Spec: &networking.WorkloadEntry{Address: addresses[0].String(), Labels: podLabels(p), ServiceAccount: p.Spec.ServiceAccountName},
 	}
 }
@@ -113,19 +120,64 @@ func owner(p *corev1.Pod) string {
 			}
 		}
 	case "Job":
-		// The CronJob controller appends the scheduled time in minutes since 1970, and older ones in seconds.
-		if i := strings.LastIndexByte(c.Name, '-'); i > 0 && len(c.Name)-i-1 >= 8 && len(c.Name)-i-1 <= 10 && strings.Trim(c.Name[i+1:], "0123456789") == "" {
-			return c.Name[:i]
-		}
+		return unscheduled(c.Name)
 	}
 	return c.Name
 }
 
-// addressOf is the address of a pod's object, "" for nil.
-func addressOf(o *mesh.Object) string {
-	if o == nil {
+// unscheduled is the name without the scheduled time that the CronJob controller appends, in minutes since 1970, and older ones
+// and Argo's CronWorkflows in seconds.
+func unscheduled(name string) string {
+	if i := strings.LastIndexByte(name, '-'); i > 0 && len(name)-i-1 >= 8 && len(name)-i-1 <= 10 && strings.Trim(name[i+1:], "0123456789") == "" {
+		return name[:i]
+	}
+	return name
+}
+
+// labelRolloutHash is what an Argo Rollout adds in place of labelTemplateHash.
+const labelRolloutHash = "rollouts-pod-template-hash"
+
+// lastingOwner is owner where that outlives the pod, "" where it doesn't. A controller of another kind than those that keep pods
+// running was made for one run if its name ends as generated names do.
+func lastingOwner(p *corev1.Pod) string {
+	c := metav1.GetControllerOf(p)
+	if c == nil {
 		return ""
 	}
+	name := owner(p)
+	switch c.Kind {
+	case "Node": // a static pod
+		return ""
+	case "ReplicaSet":
+		if hash := p.Labels[labelRolloutHash]; hash != "" {
+			name = strings.TrimSuffix(name, "-"+hash)
+		}
+		return name
+	case "StatefulSet", "DaemonSet", "ReplicationController":
+		return name
+	}
+	name = unscheduled(name)
+	if i := strings.LastIndexByte(name, '-'); i > 0 && len(name)-i-1 == generatedLength && strings.Trim(name[i+1:], generatedLetters) == "" {
+		return ""
+	}
+	return name
+}
+
+// What the API server appends to generateName.
+const (
+	generatedLength  = 5
+	generatedLetters = "bcdfghjklmnpqrstvwxz2456789"
+)
+
+// addressesIn are the addresses of a pod's object, none for nil.
+func addressesIn(o *mesh.Object) []string {
+	if o == nil {
+		return nil
+	}
 	w, _ := o.Spec.(*networking.WorkloadEntry)
-	return w.GetAddress()
+	out := []string{w.GetAddress()}
+	if more := o.Annotations[mesh.AddressesAnnotation]; more != "" {
+		out = append(out, strings.Split(more, ",")...)
+	}
+	return out
 }

@@ -114,36 +114,45 @@ func mainFamily(ips []string, all []*discoveryv1.EndpointSlice) discoveryv1.Addr
 type gathered struct {
 	order []string
 	at    map[string]*networking.WorkloadEntry
+	// unready are, by address, the ports at which nobody is led there.
+	unready map[string][]string
 }
 
 // endpoints are the addresses that serve a Service, with the ports that each serves, of one family or ("") of both. As
 // kube-proxy has it, a port whose endpoints are all on their way out goes on being served by those that still can.
 // https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints
+//
+// Pods that are not ready are there too, marked: what a port of a pod is does not hang on its readiness.
 func (s *Source) endpoints(v *corev1.Service, all []*discoveryv1.EndpointSlice, family discoveryv1.AddressType) []*networking.WorkloadEntry {
 	all = slices.Clone(all)
 	slices.SortFunc(all, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	g := gathered{at: map[string]*networking.WorkloadEntry{}}
+	g := gathered{at: map[string]*networking.WorkloadEntry{}, unready: map[string][]string{}}
 	for i := range v.Spec.Ports {
 		p := &v.Spec.Ports[i]
 		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" {
 			continue
 		}
-		for _, usable := range []func(discoveryv1.EndpointConditions) bool{ready, draining} {
-			found := false
+		gather := func(usable func(discoveryv1.EndpointConditions) bool, unready bool) (found bool) {
 			for _, slice := range all {
 				if family == "" && slice.AddressType != discoveryv1.AddressTypeFQDN || slice.AddressType == family {
-					found = s.gather(&g, p, slice, usable) || found
+					found = s.gather(&g, p, slice, usable, unready) || found
 				}
 			}
-			if found {
-				break
-			}
+			return found
 		}
+		if !gather(ready, false) {
+			gather(draining, false)
+		}
+		gather(func(discoveryv1.EndpointConditions) bool { return true }, true)
 	}
 	out := make([]*networking.WorkloadEntry, 0, len(g.order))
 	slices.Sort(g.order)
 	for _, a := range g.order {
-		out = append(out, g.at[a])
+		e := g.at[a]
+		if names := g.unready[a]; len(names) > 0 {
+			e.Labels[mesh.UnreadyLabel] = strings.Join(names, ",")
+		}
+		out = append(out, e)
 	}
 	return out
 }
@@ -155,8 +164,9 @@ func draining(c discoveryv1.EndpointConditions) bool {
 	return c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating
 }
 
-// gather adds the endpoints of one slice that serve one port, and reports whether there were any.
-func (s *Source) gather(g *gathered, p *corev1.ServicePort, slice *discoveryv1.EndpointSlice, usable func(discoveryv1.EndpointConditions) bool) bool {
+// gather adds the endpoints of one slice that serve one port, and reports whether there were any. As unready it adds those
+// that were not added before, if there is a pod behind them.
+func (s *Source) gather(g *gathered, p *corev1.ServicePort, slice *discoveryv1.EndpointSlice, usable func(discoveryv1.EndpointConditions) bool, unready bool) bool {
 	number, ok := slicePort(slice, p)
 	found := false
 	for i := range slice.Endpoints {
@@ -172,6 +182,14 @@ func (s *Source) gather(g *gathered, p *corev1.ServicePort, slice *discoveryv1.E
 		have := g.at[address]
 		if have == nil {
 			have = s.endpoint(slice, e, address)
+		}
+		if unready {
+			if _, there := have.Ports[portName(p)]; there || have.Labels[mesh.WorkloadLabel] == "" {
+				continue
+			}
+			g.unready[address] = append(g.unready[address], portName(p))
+		}
+		if g.at[address] == nil {
 			g.at[address] = have
 			g.order = append(g.order, address)
 		}
@@ -213,6 +231,7 @@ func (s *Source) endpoint(slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpo
 		return out
 	}
 	out.Labels = podLabels(pod)
+	delete(out.Labels, mesh.UnreadyLabel) // the pod's own word for it counts for nothing
 	out.Labels[mesh.WorkloadLabel] = pod.Namespace + "/" + pod.Name
 	out.ServiceAccount = pod.Spec.ServiceAccountName
 	return out

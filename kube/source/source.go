@@ -180,35 +180,18 @@ func (s *Source) Pod(namespace, name string) (uid, serviceAccount string, ok boo
 	return string(pod.UID), pod.Spec.ServiceAccountName, true
 }
 
-// ServiceAccount is that of a pod that lives, else of a WorkloadEntry (attest.Workloads).
-func (s *Source) ServiceAccount(namespace, workload string) (string, bool) {
-	if _, account, ok := s.Pod(namespace, workload); ok {
-		return account, true
-	}
-	if snapshot := s.Current(); snapshot != nil {
-		return snapshot.ServiceAccount(namespace, workload)
-	}
-	return "", false
-}
-
-// Holds reports whether a pod that lives or a WorkloadEntry of the namespace has the service account (attest.Workloads).
-func (s *Source) Holds(namespace, serviceAccount string) bool {
-	found, err := s.pods.GetIndexer().ByIndex(byAccount, namespace+"/"+serviceAccount)
-	for _, o := range found {
-		if pod, ok := o.(*corev1.Pod); err == nil && ok && !ended(pod) {
-			return true
-		}
-	}
-	snapshot := s.Current()
-	return snapshot != nil && snapshot.Holds(namespace, serviceAccount)
-}
-
-// Owner is what metrics call a workload: of a pod what controls it (a Deployment, a StatefulSet...), else its own name.
+// Owner is what a workload of the mesh shares with those that do the same after it: of a pod the Deployment, the StatefulSet, the
+// CronJob..., of a WorkloadEntry its name. "" where there is nothing of that kind: of bare pods, and of what was made for one run.
 func (s *Source) Owner(namespace, name string) string {
 	if pod := s.pod(namespace, name); pod != nil {
-		return owner(pod)
+		return lastingOwner(pod)
 	}
-	return name
+	if snapshot := s.Current(); snapshot != nil {
+		if _, ok := snapshot.ServiceAccount(namespace, name); ok {
+			return name
+		}
+	}
+	return ""
 }
 
 // Addresses are the IP addresses of a pod that lives.

@@ -83,7 +83,7 @@ func TestFill(t *testing.T) {
 	for i, s := range got.Services {
 		pair, assigned := want[s.Host]
 		switch {
-		case assigned && (len(s.Addresses) != 2 || s.Addresses[0].Addr() != pair[0] || s.Addresses[1].Addr() != pair[1] || !s.Addresses[0].IsSingleIP()):
+		case assigned && (!s.Assigned || len(s.Addresses) != 2 || s.Addresses[0].Addr() != pair[0] || s.Addresses[1].Addr() != pair[1] || !s.Addresses[0].IsSingleIP()):
 			t.Errorf("%s: %v", s.Host, s.Addresses)
 		case !assigned && s != v.Services[i]:
 			t.Errorf("%s was changed", s.Host)

@@ -44,6 +44,8 @@ type Config struct {
 	ClusterDomain string
 	// Demand is told of a name that the table lacks; when it returns the table may have it. nil where the table has everything.
 	Demand func(ctx context.Context, name string) error
+	// Used is told of a name that the table has and that a program resolves; nil for nobody.
+	Used func(name string)
 	// Timeout is how long one resolver may take; 0 means 2 s.
 	Timeout time.Duration
 	Log     *slog.Logger
@@ -188,6 +190,9 @@ func (s *Server) answer(ctx context.Context, q *dns.Msg, overTCP bool) *dns.Msg 
 	e, known := s.table.Load().find(name)
 	switch {
 	case known && address:
+		if s.cfg.Used != nil {
+			s.cfg.Used(name)
+		}
 		return e.answer(q)
 	case address && s.worthAsking(name):
 		return s.demand(ctx, q, name, overTCP)

@@ -190,7 +190,12 @@ func TestDemand(t *testing.T) {
 		}
 		return errors.New("the control plane is away")
 	}
-	started, addr := start(t, Config{Resolvers: []string{up}, Demand: demand})
+	var used []string
+	started, addr := start(t, Config{Resolvers: []string{up}, Demand: demand, Used: func(name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		used = append(used, name)
+	}})
 	mu.Lock()
 	s = started
 	mu.Unlock()
@@ -204,8 +209,12 @@ func TestDemand(t *testing.T) {
 		ask(t, addr, "udp", name, dns.TypeA)
 	}
 	ask(t, addr, "udp", "pay.shop.svc.cluster.local", dns.TypeA)
+	ask(t, addr, "udp", "LATE.example.com", dns.TypeAAAA)
 	mu.Lock()
 	defer mu.Unlock()
+	if want := []string{"late.example.com"}; !slices.Equal(used, want) {
+		t.Errorf("used %q, want %q", used, want)
+	}
 	if want := []string{"late.example.com", "www.example.org", "pay.shop.svc.cluster.local"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q, want %q", asked, want)
 	}

@@ -31,6 +31,7 @@ func (a *Assigner) Fill(v *mesh.View) *mesh.View {
 			continue
 		}
 		filled := *s
+		filled.Assigned = true
 		for _, addr := range pair {
 			filled.Addresses = append(filled.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -33,7 +34,11 @@ const recordHandshake = 0x16
 // methods are those of which a target that begins like one tells HTTP from other protocols whose commands look the same.
 var methods = [...]string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"}
 
-// Sniff says what bytes speak that a client sent first; more: they are too few to tell, and the answer is the best guess.
+// blanks are what lenient servers skip before and in a request line (RFC 9112 sections 2.2 and 3).
+const blanks = " \t\r\n"
+
+// Sniff says what bytes speak that a client sent first; more: they are too few to tell, and the answer is the best guess. HTTP1 is
+// also what only a lenient server takes for it, such as a request behind empty lines: it must not come to one unread.
 func Sniff(b []byte) (s Spoken, more bool) {
 	switch {
 	case len(b) == 0:
@@ -43,44 +48,53 @@ func Sniff(b []byte) (s Spoken, more bool) {
 	case bytes.HasPrefix(b, []byte(http2Preface[:min(len(b), len(http2Preface))])):
 		return HTTP2, len(b) < len("PRI * HTTP/2")
 	}
-	word := bytes.IndexByte(b, ' ')
-	method := b[:max(word, 0)]
+	long := len(b) >= maxLine
+	b = bytes.TrimLeft(b, blanks)
+	if len(b) == 0 {
+		if long {
+			return HTTP1, false
+		}
+		return Other, true
+	}
+	line, _, ended := bytes.Cut(b, []byte{'\n'})
+	word := bytes.IndexAny(line, " \t\r")
+	method := line[:max(word, 0)]
 	if word < 0 {
-		method = b
+		method = line
 	}
 	if len(method) == 0 || len(method) > 32 || !isToken(method) {
+		return Other, false
+	}
+	if string(method) == "CONNECT" && word >= 0 { // what follows is anybody's: it is carried to whom it was sent
+		return Other, false
+	}
+	if ended {
+		if isVersion(line) {
+			return HTTP1, false
+		}
 		return Other, false
 	}
 	if word < 0 {
 		return Other, true
 	}
-	if string(method) == "CONNECT" { // what follows is anybody's: it is carried to whom it was sent
-		return Other, false
+	if target := line[word+1:]; begins(target) && (long || slices.Contains(methods[:], string(method))) {
+		return HTTP1, !long
 	}
-	end := bytes.IndexByte(b, '\n')
-	if end >= 0 {
-		line := bytes.TrimSuffix(b[:end], []byte{'\r'})
-		if i := bytes.LastIndexByte(line, ' '); i > word && bytes.HasPrefix(line[i+1:], []byte("HTTP/1.")) {
-			return HTTP1, false
-		}
-		return Other, false
-	}
-	if likely(string(method), b[word+1:]) {
-		return HTTP1, len(b) < maxLine
-	}
-	return Other, len(b) < maxLine
+	return Other, !long
 }
 
-// likely reports whether an unfinished request line is HTTP's as far as it goes.
-func likely(method string, target []byte) bool {
-	known := false
-	for _, m := range methods {
-		known = known || m == method
-	}
-	if !known || len(target) == 0 {
-		return false
-	}
-	return target[0] == '/' || target[0] == '*' || bytes.HasPrefix(target, []byte("http"))
+// isVersion reports whether a whole line ends in a version of HTTP/1.x, however that is written.
+func isVersion(line []byte) bool {
+	line = bytes.TrimRight(line, blanks)
+	version := line[bytes.LastIndexAny(line, blanks)+1:]
+	const name = "HTTP/"
+	return len(version) > len(name) && len(version) < len(line) && bytes.EqualFold(version[:len(name)], []byte(name)) &&
+		version[len(name)] != '2' && version[len(name)] != '3'
+}
+
+// begins reports whether an unfinished request line has a target as far as it goes.
+func begins(target []byte) bool {
+	return len(target) > 0 && (target[0] == '/' || target[0] == '*') || bytes.HasPrefix(target, []byte("http"))
 }
 
 // isToken reports whether a word could be a method (RFC 9110 section 5.6.2).

@@ -38,6 +38,16 @@ func TestSniff(t *testing.T) {
 		{"\x00\x00\x00\x08\x04\xd2\x16\x2f", Other, false},
 		{strings.Repeat("a", 33), Other, false},
 		{"GET / HTTP/2.0\r\n", Other, false},
+		// What lenient servers take for HTTP/1.
+		{"\r\nGET / HTTP/1.1\r\n", HTTP1, false},
+		{"\r\n\n\r \tGET\t/\tHTTP/1.1 \r\n", HTTP1, false},
+		{"\r\n", Other, true},
+		{strings.Repeat("\r\n", maxLine/2), HTTP1, false},
+		{"GET / http/01.1\r\n", HTTP1, false},
+		{"FOO /" + strings.Repeat("x", maxLine), HTTP1, false},
+		{"FOO /x", Other, true},
+		{"\r\n\x00", Other, false},
+		{"HTTP/1.1\r\n", Other, false},
 	} {
 		s, more := Sniff([]byte(c.sent))
 		if s != c.want || more != c.more {

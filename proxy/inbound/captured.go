@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/signet-mesh/signet/certs"
 	"github.com/signet-mesh/signet/proxy"
@@ -17,8 +16,9 @@ type Captured struct {
 	// Ports are the ports that something is said of, Rest is for all others.
 	Ports map[uint16]*Config
 	Rest  *Config
-	// Addresses are the pod's own. A connection that was made to another is refused: the sidecar leads to its own program only.
-	Addresses []netip.Addr
+	// Own reports whether an address is the pod's. A connection that was made to another is refused: the sidecar leads to its own
+	// program only.
+	Own func(netip.Addr) bool
 	// Original is where a captured connection was made to.
 	Original func(*net.TCPConn) (netip.AddrPort, error)
 }
@@ -89,7 +89,7 @@ func (c *Captured) original(raw net.Conn, s *session) bool {
 	case to == here || to.Port() == here.Port():
 		s.l.rec.Refused(s.local, s.remote, reasonNotCaptured, nil)
 		return false
-	case !slices.Contains(c.Addresses, to.Addr()):
+	case !c.Own(to.Addr()):
 		s.l.rec.Refused(s.local, s.remote, reasonNotOurs, fmt.Errorf("%s is no address of this pod", to.Addr()))
 		return false
 	}

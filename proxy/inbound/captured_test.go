@@ -57,7 +57,7 @@ func openPod(t *testing.T, mode Mode) *pod {
 	}
 	p.addr = ln.Addr().String()
 	rest := p.conf
-	p.captured = Captured{Rest: &rest, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	p.captured = Captured{Rest: &rest, Own: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") },
 		Original: func(*net.TCPConn) (netip.AddrPort, error) { return *p.to.Load(), nil }}
 	p.l = NewCaptured(ln, certtest.NewSource(p.ca.SVID(t, own), p.ca.Bundle()), p, &p.captured)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -210,5 +210,61 @@ func TestLeave(t *testing.T) {
 	// Others are still served.
 	if code, _ := ask(t, p.as(caller, ALPNHTTP1), get); code != 200 {
 		t.Error(code)
+	}
+}
+
+// What is HTTP on a port that declares nothing is judged and cleaned as such, whatever its caller says that it is and however
+// long it waits; what is not passes.
+func TestHTTPInTCP(t *testing.T) {
+	var reached atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reached.Add(1)
+		fmt.Fprint(w, r.Header.Values("X-Forwarded-Client-Cert"))
+	}))
+	t.Cleanup(srv.Close)
+	to := netip.MustParseAddrPort(srv.Listener.Addr().String())
+	request := func(path string) string {
+		return "GET " + path + " HTTP/1.1\r\nHost: api.shop\r\nX-Forwarded-Client-Cert: URI=spiffe://cluster.local/ns/shop/sa/admin\r\n\r\n"
+	}
+	for _, mode := range []Mode{Strict, Permissive} {
+		p := openPod(t, mode)
+		open := func() net.Conn {
+			if mode == Permissive { // nothing in time: it is taken for TCP, whose server may speak first
+				c := p.at(to).plain()
+				time.Sleep(2 * p.conf.Detection)
+				return c
+			}
+			return p.at(to).as(caller, ALPNTCP)
+		}
+		for _, before := range []string{"", "\r\n"} {
+			if code, body := ask(t, open(), before+request("/denied")); code != 403 {
+				t.Errorf("mode %d: %q and a denied request: %d %q", mode, before, code, body)
+			}
+			code, body := ask(t, open(), before+request("/a"))
+			if own := strings.Contains(body, "URI="+caller); code != 200 || strings.Contains(body, "admin") || own != (mode == Strict) {
+				t.Errorf("mode %d: %q and a forged statement: %d %q", mode, before, code, body)
+			}
+		}
+		was := reached.Load()
+		c := open() // the empty line passes as TCP in the end
+		_, _ = io.WriteString(c, "\r\n")
+		time.Sleep(3 * p.conf.Detection)
+		_, _ = io.WriteString(c, request("/a"))
+		if b, _ := io.ReadAll(c); len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 400") || reached.Load() != was { // 400 is the program's word for that line
+			t.Errorf("mode %d: a request behind a pause gets %q", mode, b)
+		}
+		for _, tt := range []struct{ first, send, want string }{
+			{"banner\n", request("/a"), request("/a")}, // the server spoke first
+			{"", "\x00" + request("/a"), "banner\n\x00" + request("/a")},
+		} {
+			c := p.at(p.greeter).as(caller, ALPNTCP)
+			got := make([]byte, len(tt.first))
+			_, _ = io.ReadFull(c, got)
+			_, _ = io.WriteString(c, tt.send)
+			rest := make([]byte, len(tt.want))
+			if _, err := io.ReadFull(c, rest); err != nil || string(got) != tt.first || string(rest) != tt.want {
+				t.Errorf("mode %d: %q %q %v", mode, got, rest, err)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy"
 	"github.com/signet-mesh/signet/proxy/forward"
 	"github.com/signet-mesh/signet/proxy/judge"
@@ -96,8 +97,9 @@ func (s *session) describe(r *proxy.Record, c *Config) {
 	r.RouteName = "default"
 }
 
-// serveTCP is steps 4 to 7 for a connection that carries no HTTP we read.
-func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
+// serveTCP is steps 4 to 7 for a connection that carries no HTTP we read. On a port that declares nothing it may turn out to be HTTP
+// before a byte of it has passed: then it is to be served as such, of which early was read.
+func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) (early []byte, http bool) {
 	c := s.config()
 	rec := proxy.Record{TCP: true, Start: time.Now(), Flag: "-"}
 	s.describe(&rec, c)
@@ -112,14 +114,29 @@ func (s *session) serveTCP(conn net.Conn, preread []byte, live *forward.Live) {
 	if c.Mode == Strict && !s.auth.Peer.Proven() {
 		s.l.rec.Refused(s.local, s.remote, reasonPlaintext, nil)
 		forward.Note(&rec, proxy.Fail(proxy.DownstreamGone, reasonPlaintext, nil), live)
-		return
+		return nil, false
 	}
 	var scratch judge.Scratch
 	v, fail := c.Judge.AuthorizeTCP(live.Life(), &s.auth, &scratch)
 	s.note(&rec, &v)
 	s.l.rec.Opened(&rec)
+	var g *guard
+	if c.Protocol == mesh.Detect {
+		if g = guarded(conn, preread, c.Detection); g.watched {
+			conn = g
+		}
+	}
 	if fail == nil {
 		fail = forward.TCP(live.Life(), v.Permit, forward.Way{Cluster: c.Cluster, To: s.local}, conn, preread, live, &rec)
 	}
 	forward.Note(&rec, fail, live)
+	switch {
+	case g == nil:
+	case g.http:
+		_ = g.SetDeadline(time.Time{}) // that of its end as TCP
+		return g.seen, true
+	case g.late:
+		s.l.rec.Refused(s.local, s.remote, reasonLateHTTP, nil)
+	}
+	return nil, false
 }

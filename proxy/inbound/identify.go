@@ -30,6 +30,7 @@ const (
 	reasonTimeout   = "tls_handshake_timeout"
 	reasonGone      = "closed_in_handshake"
 	reasonHello     = "bad_client_hello"
+	reasonLateHTTP  = "http_after_detection" // a request on a port that declares nothing whose beginning passed as TCP
 )
 
 // recordHandshake is the first byte of every TLS connection (RFC 8446 section 5.1).
@@ -86,7 +87,7 @@ func (l *Listener) detect(raw net.Conn, c *Config, s *session) (conn net.Conn, p
 }
 
 // secured is a connection that must be mutual TLS. Of a port that declares nothing the caller's sidecar says by ALPN what it
-// found the connection to be; where nobody did, the first bytes inside say it.
+// found the connection to be; where nobody did, the first bytes inside say it. That it is TCP is not believed: see guard.
 func (l *Listener) secured(raw net.Conn, c *Config, s *session) (conn net.Conn, preread []byte, http, ok bool) {
 	secured, ok := l.handshake(raw, s)
 	if !ok {

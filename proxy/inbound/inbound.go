@@ -148,8 +148,9 @@ func (l *Listener) serve(raw net.Conn, live *forward.Live) {
 	s.auth.SourceIP = s.remote.Addr()
 	s.auth.DestinationIP, s.auth.DestinationPort = s.local.Addr(), s.local.Port()
 	if !http {
-		s.serveTCP(conn, preread, live)
-		return
+		if preread, http = s.serveTCP(conn, preread, live); !http {
+			return
+		}
 	}
 	x := forward.New(conn, live, preread, (*corridor)(s))
 	x.Auth = s.auth

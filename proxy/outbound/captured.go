@@ -36,8 +36,11 @@ type Capture struct {
 	// Demand asks for what Addresses does not know, and for hosts that are not in Asked; nil where everything is known.
 	Demand Demander
 	Asked  map[string]mesh.Answer
-	// Own are the addresses of the pod: nobody else is served, and its mesh ports are not led to.
-	Own []netip.Addr
+	// Uses and UsesAt are where the use of what was asked for is noted: by Answer.UsedAs, and of addresses that were asked for.
+	Uses   map[string]*mesh.LastUse
+	UsesAt map[netip.Addr]*mesh.LastUse
+	// Own reports whether an address is the pod's: nobody else is served, and its mesh ports are not led to.
+	Own func(netip.Addr) bool
 	// Namespace and ClusterDomain complete the short names of Services.
 	Namespace, ClusterDomain string
 	// Detection is how long first bytes are awaited.
@@ -81,7 +84,7 @@ func (s *session) serveCaptured(c *Config, conn net.Conn, live *forward.Live) {
 
 // admit reads the original destination, and refuses callers that are not of this pod, and calls that would go round in circles.
 func (c *Capture) admit(s *session, conn net.Conn) error {
-	if a := s.remote.Addr(); !a.IsLoopback() && !slices.Contains(c.Own, a) {
+	if a := s.remote.Addr().WithZone(""); !a.IsLoopback() && !c.Own(a) {
 		return fmt.Errorf("%s is no address of this pod", a)
 	}
 	t := socket.TCP(conn)
@@ -93,11 +96,10 @@ func (c *Capture) admit(s *session, conn net.Conn) error {
 		return err
 	}
 	s.to = netip.AddrPortFrom(to.Addr().Unmap().WithZone(""), to.Port())
-	own := s.to.Addr().IsLoopback() || slices.Contains(c.Own, s.to.Addr())
 	switch {
 	case !s.to.IsValid() || s.to.Port() == 0 || s.to == s.local:
 		return errors.New("the connection was made to the listener itself")
-	case own && s.to.Port() >= firstMeshPort && s.to.Port() <= lastMeshPort:
+	case s.to.Port() >= firstMeshPort && s.to.Port() <= lastMeshPort && (s.to.Addr().IsLoopback() || c.Own(s.to.Addr())):
 		return fmt.Errorf("%s is the sidecar's own", s.to)
 	}
 	return nil
@@ -153,7 +155,9 @@ func (s *session) carried(c *Config, host *route.VirtualHost, fail *proxy.Failur
 func (s *session) called() (*route.VirtualHost, *Config, *proxy.Failure) {
 	c := s.l.config.Load()
 	host, known := c.Capture.Addresses.Lookup(s.to)
-	if !known && c.Capture.Demand != nil {
+	if known {
+		c.Capture.usedAt(host, s.to.Addr())
+	} else if c.Capture.Demand != nil {
 		if fail := s.demand(c, s.to.Addr().String()); fail != nil {
 			return nil, c, fail
 		}
@@ -186,7 +190,9 @@ func (s *session) named(c *Config, authority string) (*route.VirtualHost, *Confi
 		return nil
 	}
 	v := find()
-	if v == nil && c.Capture.Demand != nil {
+	if v != nil {
+		c.Capture.usedBy(v, authority)
+	} else if c.Capture.Demand != nil {
 		for _, name := range c.Capture.unasked(authority) {
 			if fail := s.demand(c, name); fail != nil {
 				return nil, c, fail
@@ -242,13 +248,36 @@ func (s *session) handleCaptured(x *forward.Exchange) *proxy.Failure {
 	return s.match(x, c, host)
 }
 
-// unasked are the names that a host may stand for and that nobody asked for yet. It allocates nothing for one that was asked.
-func (c *Capture) unasked(authority string) []string {
+// usedAt notes a call to an address, at which there may be a virtual host. It allocates nothing.
+func (c *Capture) usedAt(v *route.VirtualHost, at netip.Addr) {
+	if v != nil {
+		if u := c.Uses[v.Host]; u != nil {
+			u.Touch()
+			return
+		}
+	}
+	c.UsesAt[at].Touch()
+}
+
+// usedBy notes a call to a virtual host by a name that may be one of several. It allocates nothing.
+func (c *Capture) usedBy(v *route.VirtualHost, authority string) {
+	u := c.Uses[v.Host]
+	if u == nil && v.Service != nil { // a short form of a Service's host
+		u = c.Uses[v.Service.Service]
+	}
+	if u == nil {
+		var buf [route.MaxHostBytes]byte
+		u = c.Uses[string(lowered(&buf, authority))]
+	}
+	u.Touch()
+}
+
+// lowered is the host of an authority in lower case and without a final dot, in buf; nil where it can be no host.
+func lowered(buf *[route.MaxHostBytes]byte, authority string) []byte {
 	host, _, ok := route.SplitAuthority(authority, 80)
 	if !ok || len(host) > route.MaxHostBytes {
 		return nil
 	}
-	var buf [route.MaxHostBytes]byte
 	lower := append(buf[:0], host...)
 	for i, b := range lower {
 		if 'A' <= b && b <= 'Z' {
@@ -258,10 +287,32 @@ func (c *Capture) unasked(authority string) []string {
 	if n := len(lower); n > 0 && lower[n-1] == '.' {
 		lower = lower[:n-1]
 	}
-	if _, ok := c.Asked[string(lower)]; ok && slices.Contains(lower, '.') {
+	return lower
+}
+
+// unasked are the names that a host may stand for and that nobody asked for yet. The use of those that were is noted. It allocates
+// nothing for a full name that was asked.
+func (c *Capture) unasked(authority string) []string {
+	var buf [route.MaxHostBytes]byte
+	lower := lowered(&buf, authority)
+	if c.was(lower) && slices.Contains(lower, '.') {
 		return nil
 	}
-	return slices.DeleteFunc(c.forms(string(lower)), func(name string) bool { _, ok := c.Asked[name]; return ok })
+	return slices.DeleteFunc(c.forms(string(lower)), func(name string) bool { return c.was([]byte(name)) })
+}
+
+// was reports whether a name was asked for, and if so notes its use.
+func (c *Capture) was(name []byte) bool {
+	answer, ok := c.Asked[string(name)]
+	if !ok {
+		return false
+	}
+	u := c.Uses[answer.Host]
+	if u == nil {
+		u = c.Uses[string(name)]
+	}
+	u.Touch()
+	return true
 }
 
 // forms are the full names that a host may stand for; none for an address and for what can be no host.

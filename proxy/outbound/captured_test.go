@@ -81,7 +81,7 @@ func openCaptor(t *testing.T, target string, change func(*Config)) *captor {
 			t.Fatal(err)
 		}
 		conf.Kind = Captured
-		conf.Capture = &Capture{Addresses: at, Hosts: hosts, Own: []netip.Addr{netip.MustParseAddr(podIP)}, Namespace: "shop", ClusterDomain: "cluster.local",
+		conf.Capture = &Capture{Addresses: at, Hosts: hosts, Own: func(a netip.Addr) bool { return a == netip.MustParseAddr(podIP) }, Namespace: "shop", ClusterDomain: "cluster.local",
 			Detection: 100 * time.Millisecond, Original: func(*net.TCPConn) (netip.AddrPort, error) { return *c.to.Load(), nil }}
 		if change != nil {
 			change(conf)
@@ -264,12 +264,26 @@ func TestCalledDoesNotAllocate(t *testing.T) {
 	c := openCaptor(t, program(t), nil)
 	capture := *c.conf.Capture
 	capture.Demand, capture.Asked = c, map[string]mesh.Answer{"www.example.com": {}}
+	capture.Uses, capture.UsesAt = map[string]*mesh.LastUse{}, map[netip.Addr]*mesh.LastUse{}
 	conf := c.conf
 	conf.Capture = &capture
 	c.l.Swap(&conf)
 	for _, to := range []string{vip + ":80", "93.184.216.34:80"} {
-		s := &session{l: c.l, life: t.Context(), to: netip.MustParseAddrPort(to)}
+		at := netip.MustParseAddrPort(to)
+		s := &session{l: c.l, life: t.Context(), to: at}
+		var clock atomic.Uint64
+		by, called := mesh.NewLastUse(&clock), mesh.NewLastUse(&clock)
+		capture.Uses["www.example.com"], capture.UsesAt[at.Addr()] = by, called
+		if v, _ := capture.Addresses.Lookup(at); v != nil {
+			capture.Uses[v.Host] = called
+		}
+		defer func() { // what is found by address is not looked for by name
+			if now := clock.Load(); called.Last() != now || (by.Last() == now) != (to != vip+":80") {
+				t.Errorf("%s: used at %d of %d, by name at %d", to, called.Last(), now, by.Last())
+			}
+		}()
 		if n := testing.AllocsPerRun(100, func() {
+			clock.Add(1)
 			if _, _, fail := s.calledHost("www.example.com:80"); fail != nil {
 				panic(fail)
 			}

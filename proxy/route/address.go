@@ -9,13 +9,14 @@ import (
 // Addresses finds what a captured connection was made to by its original destination. Immutable once it is used; safe for
 // concurrent use. The nil *Addresses knows nothing.
 type Addresses struct {
-	// Complete says that an address that is not found means nothing to the mesh; else that is so of those that Answered named.
+	// Complete says that an address that is not found means nothing to the mesh; else that is so of those that Answered and Own
+	// named.
 	Complete bool
 
 	exact    map[netip.AddrPort]*VirtualHost
 	any      map[netip.Addr]*VirtualHost // whatever the port
-	known    map[netip.Addr]struct{}
-	prefixes []block // longest first
+	known    map[netip.Addr]bool         // true: no range has it
+	prefixes []block                     // longest first
 }
 
 // block is a range of addresses at one port.
@@ -27,11 +28,11 @@ type block struct {
 
 // NewAddresses makes an empty table, to be filled before it is used.
 func NewAddresses() *Addresses {
-	return &Addresses{exact: map[netip.AddrPort]*VirtualHost{}, any: map[netip.Addr]*VirtualHost{}, known: map[netip.Addr]struct{}{}}
+	return &Addresses{exact: map[netip.AddrPort]*VirtualHost{}, any: map[netip.Addr]*VirtualHost{}, known: map[netip.Addr]bool{}}
 }
 
 // Add enters a virtual host at one port of a range of addresses. Whoever comes first has the address: it is returned, nil where
-// the address was free.
+// the address was free. Of the other ports of the address, and of addresses in the range, nothing is said by that.
 func (a *Addresses) Add(in netip.Prefix, port uint16, v *VirtualHost) *VirtualHost {
 	in = netip.PrefixFrom(in.Addr().Unmap().WithZone(""), in.Bits()).Masked()
 	if in.IsSingleIP() {
@@ -40,7 +41,6 @@ func (a *Addresses) Add(in netip.Prefix, port uint16, v *VirtualHost) *VirtualHo
 			return have
 		}
 		a.exact[at] = v
-		a.known[in.Addr()] = struct{}{}
 		return nil
 	}
 	for i := range a.prefixes {
@@ -53,21 +53,32 @@ func (a *Addresses) Add(in netip.Prefix, port uint16, v *VirtualHost) *VirtualHo
 	return nil
 }
 
-// AddHost enters a virtual host at all ports of an address that nothing else is entered for.
+// AddHost enters a virtual host at all ports of an address that nothing else is entered for. The address is owned.
 func (a *Addresses) AddHost(at netip.Addr, v *VirtualHost) {
 	at = at.Unmap().WithZone("")
 	if a.any[at] == nil {
 		a.any[at] = v
 	}
-	a.known[at] = struct{}{}
+	a.known[at] = true
 }
 
 // Answered says that all that the mesh has at an address was entered.
-func (a *Addresses) Answered(at netip.Addr) { a.known[at.Unmap().WithZone("")] = struct{}{} }
+func (a *Addresses) Answered(at netip.Addr) {
+	at = at.Unmap().WithZone("")
+	if !a.known[at] {
+		a.known[at] = false
+	}
+}
 
-// Lookup finds the virtual host at an address: the one with exactly that address and port, else the smallest range that holds
-// it at that port, else the one that has all ports of the address. known is true of an address of which all that the mesh has
-// is entered: without a virtual host it means nothing. It allocates nothing.
+// Own says it too, of an address that is one Service's or one pod's: no range has it.
+func (a *Addresses) Own(at netip.Addr) { a.known[at.Unmap().WithZone("")] = true }
+
+// Owned reports whether Own or AddHost named an address.
+func (a *Addresses) Owned(at netip.Addr) bool { return a.known[at.Unmap().WithZone("")] }
+
+// Lookup finds the virtual host at an address: the one with exactly that address and port, else the one that has all ports of
+// the address, else, of an address that nobody owns, the smallest range that holds it at that port. known is true of an address
+// of which all that the mesh has is entered: without a virtual host it means nothing. It allocates nothing.
 func (a *Addresses) Lookup(to netip.AddrPort) (v *VirtualHost, known bool) {
 	if a == nil {
 		return nil, false
@@ -76,14 +87,17 @@ func (a *Addresses) Lookup(to netip.AddrPort) (v *VirtualHost, known bool) {
 		return v, true
 	}
 	ip := to.Addr()
+	if v := a.any[ip]; v != nil {
+		return v, true
+	}
+	owned, known := a.known[ip]
+	if owned || !known && !a.Complete { // who has an address that was not asked for is not known: a pod may
+		return nil, known
+	}
 	for i := range a.prefixes {
 		if b := &a.prefixes[i]; b.port == to.Port() && b.in.Contains(ip) {
 			return b.host, true
 		}
 	}
-	if v := a.any[ip]; v != nil {
-		return v, true
-	}
-	_, known = a.known[ip]
-	return nil, known || a.Complete
+	return nil, true
 }

@@ -16,8 +16,16 @@ func TestAddresses(t *testing.T) {
 	add("fd00::7/128", 80, vip)
 	add("52.0.0.0/8", 443, wide)
 	add("52.1.0.0/16", 443, narrow)
+	add("10.0.0.0/8", 9999, wide)
+	add("10.1.0.8/32", 5432, vip)
 	a.AddHost(netip.MustParseAddr("10.1.0.9"), pod)
-	a.Answered(netip.MustParseAddr("93.184.216.34"))
+	a.Own(netip.MustParseAddr("10.96.0.7"))
+	for _, at := range []string{"93.184.216.34", "52.1.2.3", "52.2.2.3", "10.96.0.7", "::ffff:10.2.0.1"} {
+		a.Answered(netip.MustParseAddr(at))
+	}
+	if !a.Owned(netip.MustParseAddr("10.96.0.7")) || !a.Owned(netip.MustParseAddr("10.1.0.9")) || a.Owned(netip.MustParseAddr("10.1.0.8")) {
+		t.Error("owned are the addresses of the Service and of the pod")
+	}
 	if have := add("10.96.0.7/32", 80, wide); have != vip {
 		t.Errorf("an address that is taken: %v", have)
 	}
@@ -31,11 +39,16 @@ func TestAddresses(t *testing.T) {
 	}{
 		{"10.96.0.7:80", vip, true},
 		{"[fd00::7]:80", vip, true},
-		{"10.96.0.7:81", nil, true}, // a Service without that port
+		{"10.96.0.7:81", nil, true},   // a Service without that port
+		{"10.96.0.7:9999", nil, true}, // no range has it
 		{"52.1.2.3:443", narrow, true},
 		{"52.2.2.3:443", wide, true},
-		{"52.2.2.3:80", nil, false},
+		{"52.2.2.3:80", nil, true},
+		{"52.3.3.3:443", nil, false}, // nobody asked whose it is
+		{"10.1.0.8:5432", vip, true},
+		{"10.1.0.8:5433", nil, false}, // of the other ports of a pod nothing is known
 		{"10.1.0.9:9999", pod, true},
+		{"10.2.0.1:9999", wide, true},
 		{"93.184.216.34:80", nil, true},
 		{"8.8.8.8:53", nil, false},
 	} {
@@ -47,6 +60,9 @@ func TestAddresses(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	a.Complete = true
+	if v, known := a.Lookup(netip.MustParseAddrPort("52.3.3.3:443")); v != wide || !known {
+		t.Errorf("a range of a complete table: %v %t", v, known)
+	}
 	if v, known := a.Lookup(netip.MustParseAddrPort("8.8.8.8:53")); v != nil || !known {
 		t.Errorf("of a complete table: %v %t", v, known)
 	}

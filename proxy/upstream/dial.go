@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,7 @@ type line struct {
 	dialer           net.Dialer
 	tls              *tls.Config // nil: plain
 	broken           error       // the target is no address
+	private          string      // Options.Private
 }
 
 // newLine reads the target. One that is neither IP:port nor a Unix socket fails whenever it is dialled, and is never
@@ -89,6 +91,10 @@ func (l *line) connect(ctx context.Context) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %q: %w", l.target, l.explain(err))
 	}
+	if _, ok := dialled.(*net.UnixConn); ok && l.private != "" && within(l.private, dialled.RemoteAddr().String()) {
+		_ = dialled.Close()
+		return nil, fmt.Errorf("connecting to %q: a socket of the sidecar itself is not called", l.target)
+	}
 	plain := socket.Wrap(dialled)
 	c := newConn(plain)
 	if l.tls == nil {
@@ -107,6 +113,13 @@ func (l *line) connect(ctx context.Context) (*Conn, error) {
 		return nil, fmt.Errorf("TLS handshake with %q: %w", l.target, err)
 	}
 	return c, nil
+}
+
+// within reports whether a path is below a directory. The kernel says by which path a socket was bound, not by which it was
+// found: links lead to no other answer.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // explain says in words when it is our own address that is at fault.

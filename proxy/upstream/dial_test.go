@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +120,39 @@ func TestRefusedAndBrokenTargets(t *testing.T) {
 				t.Errorf("%v, want %q", f, c.says)
 			}
 		})
+	}
+}
+
+// The sidecar's own sockets are no endpoints, whatever name leads to them.
+func TestPrivateSockets(t *testing.T) {
+	own, other := t.TempDir(), t.TempDir()
+	serve(t, "unix", filepath.Join(own, "sds.sock"), nil)
+	serve(t, "unix", filepath.Join(other, "app.sock"), nil)
+	for _, err := range []error{
+		os.Symlink(filepath.Join(own, "sds.sock"), filepath.Join(other, "link")), os.Symlink(own, filepath.Join(other, "dir")),
+		os.Link(filepath.Join(own, "sds.sock"), filepath.Join(other, "hard")), os.Symlink(filepath.Join(other, "app.sock"), filepath.Join(own, "app")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, closed := range map[string]bool{
+		filepath.Join(own, "sds.sock"): true, filepath.Join(other, "link"): true, filepath.Join(other, "dir", "sds.sock"): true, filepath.Join(other, "hard"): true,
+		own + "//x/../sds.sock": true, filepath.Join(other, "app.sock"): false, filepath.Join(own, "app"): false,
+	} {
+		if strings.Contains(path, "/x/") {
+			if err := os.Mkdir(filepath.Join(own, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := only(newSet(t, newMesh(t).src, Options{Private: own + "/"}), Spec{Name: "x", Targets: []Target{{Address: "unix://" + path}}})
+		c, f := e.Dial(context.Background(), time.Time{})
+		if refused := f != nil && strings.Contains(f.Cause.Error(), "of the sidecar itself"); refused != closed {
+			t.Errorf("%s: %v", path, f)
+		}
+		if c != nil {
+			c.Release()
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ func newPool(src certs.Source, opts *Options, spec *Spec, t *Target) *pool {
 		local = spec.Local6
 	}
 	p := &pool{opts: opts, cluster: spec.Name, line: newLine(t.Address, local)}
+	p.line.private = opts.Private
 	p.stream = p.line
 	p.named, p.unnamed = context.WithCancel(context.Background())
 	if !t.MTLS {

@@ -108,7 +108,11 @@ func (s *Set) expand(d *dynamic) []Target {
 			continue
 		}
 		for _, a := range s.names.known[host].addrs {
-			t.Address = netip.AddrPortFrom(a, port).String()
+			at := netip.AddrPortFrom(a, port)
+			if s.opts.Forbids != nil && s.opts.Forbids(at) {
+				continue
+			}
+			t.Address = at.String()
 			out = append(out, t)
 		}
 	}

@@ -54,8 +54,8 @@ func addressesOf(c *Cluster) []string {
 
 func TestResolve(t *testing.T) {
 	b := &book{addrs: map[string][]netip.Addr{}}
-	b.set("db.example.com", "127.0.9.2", "127.0.9.1", "0.0.0.0", "127.0.9.1")
-	set := NewSet(nil, Options{Lookup: b.lookup})
+	b.set("db.example.com", "127.0.9.2", "127.0.9.1", "0.0.0.0", "127.0.9.1", "127.0.9.5")
+	set := NewSet(nil, Options{Lookup: b.lookup, Forbids: func(a netip.AddrPort) bool { return a.String() == "127.0.9.5:5432" }})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { _ = set.Run(ctx); close(done) }()

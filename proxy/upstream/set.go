@@ -30,6 +30,11 @@ type Options struct {
 	// Lookup finds the addresses of a name and how long they are good for (0: unknown); nil asks the servers of
 	// /etc/resolv.conf.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, time.Duration, error)
+	// Private is the directory of the sidecar's own Unix sockets, "" for none: what is bound there is not called, whatever path
+	// or link a target names.
+	Private string
+	// Forbids says what the name of a target must not resolve to; nil forbids nothing.
+	Forbids func(netip.AddrPort) bool
 }
 
 // Set owns all pools of one sidecar. Safe for concurrent use.

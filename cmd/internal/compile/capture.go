@@ -195,7 +195,7 @@ func (c *compiler) warnOfTCP(port uint16, class portClass) {
 	}
 	var by []string
 	for _, p := range c.view.Authorization {
-		if readsHTTP(p.Spec) {
+		if mesh.ReadsHTTP(p.Spec) {
 			by = append(by, p.Kind+" "+p.Namespace+"/"+p.Name)
 		}
 	}

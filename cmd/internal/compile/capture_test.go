@@ -9,6 +9,7 @@ import (
 	networking "istio.io/api/networking/v1"
 	security "istio.io/api/security/v1"
 
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
 )
 
@@ -26,6 +27,7 @@ func podView(t testing.TB) *mesh.View {
 	web := pod("web-1", "web", "10.1.0.1", map[string]string{"app": "web"})
 	c1 := pod("cart-1", "cart", "10.1.0.2", map[string]string{"version": "v1"})
 	c2 := pod("cart-2", "cart", "10.1.0.3", map[string]string{"version": "v2"})
+	c2.Others = []netip.Addr{netip.MustParseAddr("fd00:1::3")}
 	db := pod("db-0", "db", "10.1.0.4", nil)
 	old := pod("old-0", "", "10.1.0.5", nil)
 	at := func(w *mesh.Workload, port string) mesh.Endpoint {
@@ -123,6 +125,7 @@ func TestCaptureRefuses(t *testing.T) {
 
 func TestCaptureCalls(t *testing.T) {
 	v := podView(t)
+	v.Plain = map[string]mesh.Plain{"shop/cart-2": "9090", "shop/cart-1": "!8081"}
 	v.VirtualServices = []*mesh.Typed[*networking.VirtualService]{virtualService(t, "shop", "canary", `{hosts: [cart], http: [{name: split, route: [
 		{destination: {host: cart, subset: v1}, weight: 90}, {destination: {host: cart, subset: v2}, weight: 10}]}]}`)}
 	v.DestinationRules = []*mesh.Typed[*networking.DestinationRule]{destinationRule(t, "shop", "cart",
@@ -146,16 +149,22 @@ func TestCaptureCalls(t *testing.T) {
 		"10.96.0.2:82":     "TCP outbound|82||cart.shop.svc.cluster.local",
 		"10.1.0.4:5432":    "TCP outbound|5432||db.shop.svc.cluster.local",
 		"10.1.0.3:1234":    "? default outbound|||cart-2.shop.pod",
+		"[fd00:1::3]:1234": "? default outbound|||cart-2.shop.pod",
 		"10.1.0.5:5432":    "TCP outbound|5432||db.shop.svc.cluster.local",
 		"10.1.0.5:80":      "",
+		"10.1.0.3:9090":    "? default outbound||plain|cart-2.shop.pod", // PeerAuthentication DISABLE
+		"[fd00:1::3]:9090": "? default outbound||plain|cart-2.shop.pod",
 		"93.184.216.34:80": "",
 	} {
 		if got, known := at(to); got != want || !known {
 			t.Errorf("%s: %q %t, want %q", to, got, known, want)
 		}
 	}
-	if got, known := at("10.1.0.2:8080"); got != "" || known { // a pod that nobody asked for
-		t.Errorf("%q %t", got, known)
+	// A pod that nobody asked for: of what a headless Service does not list nothing is known, and nothing goes on in plaintext.
+	for _, to := range []string{"10.1.0.2:8080", "10.1.0.4:9999"} {
+		if got, known := at(to); got != "" || known {
+			t.Errorf("%s: %q %t", to, got, known)
+		}
 	}
 	for authority, there := range map[string]bool{"api.example.com": true, "ext.shop.svc.cluster.local": true, "ext": true, "cart": false, "db": false} {
 		if _, ok := w.Capture.Hosts.Lookup(authority, 80); ok != there {
@@ -165,9 +174,21 @@ func TestCaptureCalls(t *testing.T) {
 	if w.Outbound[0].Kind != Captured || w.Outbound[0].Table.Len() == 0 {
 		t.Errorf("%+v", w.Outbound)
 	}
+	cart := identity.Peer{ID: id(t, "shop", "cart")}
+	for _, addr := range []string{"10.1.0.3", "fd00:1::3"} {
+		if p := w.Parties.Source(cart, netip.MustParseAddr(addr)); p.Version != "v2" {
+			t.Errorf("the caller at %s is %+v", addr, p)
+		}
+		if to := netip.AddrPortFrom(netip.MustParseAddr(addr), 15020); !w.Reserved.Forbids(to) {
+			t.Errorf("%s may be called by proxies", to)
+		}
+	}
 	v.Asked = nil // everything is known: all pods, and whatever is not there means nothing
 	w = compiled(t, v)
-	if got, known := at("10.1.0.2:8080"); got != "? default outbound|||cart-1.shop.pod" || !known {
+	if got, known := at("10.1.0.2:8081"); got != "? default outbound|||cart-1.shop.pod" || !known {
+		t.Errorf("%q %t", got, known)
+	}
+	if got, known := at("10.1.0.2:8080"); got != "? default outbound||plain|cart-1.shop.pod" || !known {
 		t.Errorf("%q %t", got, known)
 	}
 	if got, known := at("8.8.8.8:53"); got != "" || !known {
@@ -175,8 +196,136 @@ func TestCaptureCalls(t *testing.T) {
 	}
 }
 
+// What other namespaces say of an address counts only where neither Kubernetes nor the own namespace says something.
+func TestCaptureRanksAddresses(t *testing.T) {
+	v := podView(t)
+	entry := func(ns, host string, created int64, addresses ...string) *mesh.Service {
+		s := &mesh.Service{Namespace: ns, Name: "e", Host: host, Created: time.Unix(created, 0), Ports: []mesh.ServicePort{{Number: 80}, {Number: 9999}},
+			Endpoints: [][]mesh.Endpoint{{{Address: "10.6.6.6:80"}}, {{Address: "10.6.6.6:80"}}}}
+		for _, a := range addresses {
+			s.Addresses = append(s.Addresses, netip.MustParsePrefix(a))
+		}
+		return s
+	}
+	bad := &mesh.Service{Namespace: "evil", Name: "bad", Host: "aaaa.evil.svc.cluster.local", Kubernetes: true, Resolution: mesh.Original, Ports: []mesh.ServicePort{{Number: 80}},
+		Endpoints: [][]mesh.Endpoint{{{Address: "10.1.0.2:80"}, {Address: "10.1.0.4:80"}, {Address: "10.5.0.9:80"}}}}
+	assigned := entry("far", "z.far.example", 9, "240.240.0.7/32")
+	assigned.Assigned = true
+	vip := entry("far", "pay.far.svc.cluster.local", 0, "10.96.0.9/32")
+	vip.Kubernetes = true
+	everything := []string{"10.1.0.2/32", "10.1.0.4/32", "10.1.0.5/32", "10.96.0.2/32", "10.5.0.1/32", "10.5.0.2/32", "10.5.0.3/32", "240.240.0.7/32", "10.0.0.0/8", "240.0.0.0/8"}
+	v.Services = append([]*mesh.Service{bad, entry("evil", "aaa.evil.example", 5, everything...), entry("far", "other.far.example", 4, "10.5.0.2/32"),
+		entry("shop", "own.shop.example", 6, "10.5.0.1/32", "10.1.0.5/32", "10.96.0.9/32"), assigned, vip}, v.Services...)
+	for i := range v.Services {
+		for k := range v.Services[i].Ports {
+			v.Services[i].Ports[k].Protocol = mesh.TCP
+		}
+	}
+	check := func(want map[string]string) {
+		t.Helper()
+		w := compiled(t, v)
+		for to, want := range want {
+			got := ""
+			if host, known := w.Capture.Addresses.Lookup(netip.MustParseAddrPort(to)); host != nil {
+				got = host.Tunnel[0].Cluster
+			} else if !known {
+				got = "?"
+			}
+			if got != want {
+				t.Errorf("%s: %q, want %q", to, got, want)
+			}
+		}
+	}
+	check(map[string]string{
+		"10.1.0.2:80":       "?", // a pod that nobody asked for
+		"10.1.0.4:9999":     "?",
+		"10.1.0.4:5432":     "outbound|5432||db.shop.svc.cluster.local",
+		"10.1.0.3:80":       "outbound|||cart-2.shop.pod",
+		"10.96.0.2:80":      "outbound|80||cart.shop.svc.cluster.local",
+		"10.96.0.2:9999":    "",
+		"10.5.0.1:80":       "outbound|80||own.shop.example",
+		"10.1.0.5:80":       "outbound|80||own.shop.example", // its own namespace may say so, also of a pod
+		"10.96.0.9:80":      "outbound|80||own.shop.example",
+		"10.5.0.2:80":       "?",
+		"240.240.0.7:80":    "outbound|80||z.far.example",
+		"240.240.0.7:12345": "",
+	})
+	for name, a := range map[string]mesh.Answer{"10.1.0.2": {Workload: "shop/cart-1"}, "10.1.0.4": {Host: "db.shop.svc.cluster.local", Workload: "shop/db-0"},
+		"10.5.0.2": {Host: "other.far.example"}, "10.5.0.3": {}, "10.5.0.9": {Host: "aaaa.evil.svc.cluster.local"}, "10.7.7.7": {Host: "aaa.evil.example"}} {
+		v.Asked[name] = a
+	}
+	asked := map[string]string{
+		"10.1.0.2:80":   "outbound|||cart-1.shop.pod",
+		"10.1.0.4:80":   "outbound|||db-0.shop.pod",
+		"10.1.0.4:9999": "outbound|||db-0.shop.pod",
+		"10.5.0.2:80":   "outbound|80||other.far.example", // the older
+		"10.5.0.9:80":   "outbound|80||aaaa.evil.svc.cluster.local",
+		"10.7.7.7:9999": "outbound|9999||aaa.evil.example",
+	}
+	check(asked)
+	check(map[string]string{"10.5.0.3:80": ""}) // it means nothing to this caller, and so no range has it
+	v.Asked = nil
+	asked["10.5.0.3:80"] = "outbound|80||aaa.evil.example"
+	asked["10.96.0.2:9999"] = ""
+	check(asked)
+	warned := strings.Join(compiled(t, v).Warnings, "\n")
+	for _, want := range []string{"ServiceEntry evil/e: 10.1.0.2 is the address of a Service or a pod", "Service evil/bad: 10.1.0.4 is"} {
+		if !strings.Contains(warned, want) {
+			t.Errorf("no warning %q in %s", want, warned)
+		}
+	}
+	if strings.Contains(warned, "shop/db") {
+		t.Errorf("a warning of a Service's own pods: %s", warned)
+	}
+}
+
+// What a ServiceEntry of anybody names as its endpoint must not be what the sidecar serves for its own pod.
+func TestClosedEndpoints(t *testing.T) {
+	endpoints := func(addresses ...string) (out []mesh.Endpoint) {
+		for _, a := range addresses {
+			out = append(out, mesh.Endpoint{Address: a})
+		}
+		return out
+	}
+	entry := func(ns, host string, r mesh.Resolution, e []mesh.Endpoint) *mesh.Service {
+		return &mesh.Service{Namespace: ns, Name: "e", Host: host, Resolution: r, Ports: []mesh.ServicePort{{Number: 15020}}, Endpoints: [][]mesh.Endpoint{e}}
+	}
+	v := podView(t)
+	v.Self.Others = []netip.Addr{netip.MustParseAddr("fd00:1::1")}
+	v.Services = []*mesh.Service{entry("evil", "a.example", mesh.Static, endpoints("unix:///var/run/signet/sds.sock", "127.0.0.1:15020", "[::1]:15000", "[::ffff:127.0.0.9]:15099",
+		"10.1.0.1:15020", "[fd00:1::1]:15001", "127.0.0.1:14999", "127.0.0.1:15100", "10.1.0.2:15020")),
+		entry("shop", "b.example", mesh.Static, endpoints("unix:///run/app.sock", "10.5.0.1:80")), entry("evil", "127.0.0.1", mesh.ByDNS, nil),
+		entry("evil", "d.example", mesh.ByDNS, endpoints("127.0.0.1:15020", "localhost:15020"))}
+	w := compiled(t, v)
+	for host, want := range map[string]string{"a.example": "127.0.0.1:14999 127.0.0.1:15100 10.1.0.2:15020", "b.example": "10.5.0.1:80", "127.0.0.1": "", "d.example": "localhost:15020"} {
+		if got := addresses(cluster(t, w, "outbound|15020||"+host)); got != want {
+			t.Errorf("%s leads to %q, want %q", host, got, want)
+		}
+	}
+	warned := strings.Join(w.Warnings, "\n")
+	for _, want := range []string{"ServiceEntry evil/e: spec.endpoints[0].address: unix:///var/run/signet/sds.sock is left out: a pod's sidecar calls no Unix socket",
+		"ServiceEntry evil/e: spec.endpoints[1].address: 127.0.0.1:15020 is left out: the sidecar's own ports are not called", "ServiceEntry evil/e: spec.hosts: 127.0.0.1:15020 is left out"} {
+		if !strings.Contains(warned, want) {
+			t.Errorf("no warning %q in %s", want, warned)
+		}
+	}
+	v = shop(t) // off Kubernetes a Unix socket is for workloads of the entry's namespace
+	v.Services = []*mesh.Service{entry("infra", "a.example", mesh.Static, endpoints("unix:///run/nats.sock", "127.0.0.1:15020")),
+		entry("shop", "b.example", mesh.Static, endpoints("unix:///run/app.sock"))}
+	w = compiled(t, v)
+	for host, want := range map[string]string{"a.example": "127.0.0.1:15020", "b.example": "unix:///run/app.sock"} {
+		if got := addresses(cluster(t, w, "outbound|15020||"+host)); got != want {
+			t.Errorf("%s leads to %q, want %q", host, got, want)
+		}
+	}
+	if warned := strings.Join(w.Warnings, "\n"); !strings.Contains(warned, "spec.endpoints[0].address: unix:///run/nats.sock is left out: a Unix socket is called by workloads of namespace infra only") {
+		t.Errorf("warned of %s", warned)
+	}
+}
+
 func TestCaptureClusters(t *testing.T) {
 	v := podView(t)
+	v.Plain = map[string]mesh.Plain{"shop/cart-2": "9090"}
 	w := compiled(t, v)
 	if c := cluster(t, w, "outbound|81||cart.shop.svc.cluster.local"); c.ALPN != alpnHTTP || c.StreamALPN != alpnTCP || c.Local.IsValid() || !c.Targets[0].MTLS {
 		t.Errorf("%+v", c)
@@ -191,6 +340,9 @@ func TestCaptureClusters(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	if c := cluster(t, w, "outbound|||cart-2.shop.pod"); !c.Original || !c.Template.MTLS || c.Template.Expect[0] != id(t, "shop", "cart") || len(c.Targets) > 0 {
+		t.Errorf("%+v", c)
+	}
+	if c := cluster(t, w, "outbound||plain|cart-2.shop.pod"); !c.Original || c.Template.MTLS || c.ALPN+c.SNI != "" {
 		t.Errorf("%+v", c)
 	}
 	if p := w.Parties.Workload("shop/cart-1"); p != w.Parties.Workload("shop/cart-2") && p.Version == w.Parties.Workload("shop/cart-2").Version || p.Workload != "cart" {

@@ -147,7 +147,7 @@ func (c *compiler) cluster(s *mesh.Service, i int, subset string, labels map[str
 	if i < len(s.Endpoints) {
 		for j := range s.Endpoints[i] {
 			e := &s.Endpoints[i][j]
-			if !selects(labels, e.Labels) {
+			if !selects(labels, e.Labels) || c.closed(s, j, e) {
 				continue
 			}
 			t, err := c.target(e, p.tls, named, replaced)
@@ -185,6 +185,9 @@ func (c *compiler) resolution(spec *upstream.Spec, s *mesh.Service, i int, tls *
 			return nil
 		}
 		e := mesh.Endpoint{Address: s.Host + ":" + strconv.FormatUint(uint64(cmp.Or(s.Ports[i].Target, s.Ports[i].Number)), 10)}
+		if c.closed(s, -1, &e) {
+			return nil
+		}
 		t, err := c.target(&e, tls, named, false)
 		if err != nil {
 			return err
@@ -192,6 +195,37 @@ func (c *compiler) resolution(spec *upstream.Spec, s *mesh.Service, i int, tls *
 		spec.Targets = append(spec.Targets, t)
 	}
 	return err
+}
+
+// closed reports, with a warning, whether an endpoint of a service is not called: it would lead others to what is meant for this
+// workload alone. at is its position, -1 where the service's host stands for it.
+func (c *compiler) closed(s *mesh.Service, at int, e *mesh.Endpoint) bool {
+	self, why := c.view.Self, ""
+	if strings.HasPrefix(e.Address, "unix://") {
+		switch {
+		case self.Pod:
+			why = "a pod's sidecar calls no Unix socket"
+		case s.Namespace != self.Namespace:
+			why = "a Unix socket is called by workloads of namespace " + s.Namespace + " only"
+		}
+	} else if a, err := netip.ParseAddrPort(e.Address); err == nil && self.Pod && MeshPort(a.Port()) {
+		ip := a.Addr().Unmap().WithZone("")
+		if ip.IsLoopback() || slices.Contains(self.Addresses(), ip) {
+			why = "the sidecar's own ports are not called"
+		}
+	}
+	if why == "" {
+		return false
+	}
+	field := "spec.hosts"
+	switch {
+	case e.Workload != "" || s.Kubernetes:
+		field = "endpoint"
+	case at >= 0:
+		field = item("spec.endpoints", at) + ".address"
+	}
+	c.warn("%s %s/%s: %s: %s is left out: %s", s.Key().Kind, s.Namespace, s.Name, field, e.Address, why)
+	return true
 }
 
 // identities reads subjectAltNames. One that is not a SPIFFE ID can't be proven here: it expects less, never more.

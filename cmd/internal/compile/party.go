@@ -48,11 +48,13 @@ func (p *Parties) add(w *mesh.Workload) *proxy.Party {
 	if w.ID.IsZero() {
 		return party
 	}
-	at := place{w.ID, w.Address.Unmap()}
-	if have, twice := p.byPlace[at]; twice && have != party {
-		p.byPlace[at] = nil
-	} else {
-		p.byPlace[at] = party
+	for _, a := range w.Addresses() {
+		at := place{w.ID, a.Unmap()}
+		if have, twice := p.byPlace[at]; twice && have != party {
+			p.byPlace[at] = nil
+		} else {
+			p.byPlace[at] = party
+		}
 	}
 	if have, twice := p.byID[w.ID]; twice && have != party {
 		p.byID[w.ID] = nil

@@ -12,6 +12,9 @@ const (
 	lastMeshPort  = 15099
 )
 
+// MeshPort reports whether a port is of that range.
+func MeshPort(port uint16) bool { return port >= firstMeshPort && port <= lastMeshPort }
+
 // Reserved says where an HTTP_PROXY listener never lets a caller go. Immutable; safe for concurrent use. The nil
 // *Reserved forbids everything.
 type Reserved struct {
@@ -21,10 +24,11 @@ type Reserved struct {
 
 func newReserved(v *mesh.View, w *Workload) *Reserved {
 	r := &Reserved{hosts: map[netip.Addr]struct{}{}, exact: map[netip.AddrPort]struct{}{}}
-	for _, p := range v.Peers {
-		r.hosts[p.Address.Unmap()] = struct{}{}
+	for _, p := range append([]*mesh.Workload{v.Self}, v.Peers...) {
+		for _, a := range p.Addresses() {
+			r.hosts[a.Unmap()] = struct{}{}
+		}
 	}
-	r.hosts[v.Self.Address.Unmap()] = struct{}{}
 	for i := range w.Outbound {
 		r.exact[unmapped(w.Outbound[i].Bind)] = struct{}{}
 	}
@@ -64,7 +68,7 @@ func (r *Reserved) Forbids(a netip.AddrPort) bool {
 	if _, ok := r.exact[netip.AddrPortFrom(anyOf(ip), a.Port())]; ok && r.local(ip) {
 		return true
 	}
-	return a.Port() >= firstMeshPort && a.Port() <= lastMeshPort && r.local(ip)
+	return MeshPort(a.Port()) && r.local(ip)
 }
 
 // local reports whether an address is loopback or a workload's.
