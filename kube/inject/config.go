@@ -1,5 +1,5 @@
-// Package inject gives a pod its sidecar. It is pure: the webhook and `signet inject` are this same code, so that both give the
-// same pod.
+// Package inject gives a pod its sidecar. It is pure, but for words of chance in the paths of lifecycle hooks: the webhook and
+// `signet inject` are this same code, so that both give the same pod.
 package inject
 
 import (
@@ -26,6 +26,9 @@ const (
 	ConfigKey     = "injection"
 )
 
+// minHookKey is the shortest hookKey, in bytes.
+const minHookKey = 16
+
 // MaxConfigBytes is the longest text that ParseConfig reads.
 const MaxConfigBytes = 256 << 10
 
@@ -50,6 +53,7 @@ const MaxConfigBytes = 256 << 10
 //	dns: false                          # capture DNS
 //	logLevel: info                      # debug, info, warn, error
 //	rewriteProbes: true                 # kubelet's probes go through the sidecar
+//	hookKey: ""                         # a secret by which signet inject gives the same file the same words for its hooks' paths; empty: made of the cluster, offline of chance
 //	mergePrometheus: true               # prometheus.io/* annotations point to the sidecar, which merges the program's metrics
 //	resources:                          # of the sidecar and of the init container
 //	  requests: {cpu: 10m, memory: 48Mi}
@@ -83,6 +87,7 @@ type Config struct {
 	DNS               bool                        `json:"dns,omitempty"`
 	LogLevel          string                      `json:"logLevel,omitempty"`
 	RewriteProbes     bool                        `json:"rewriteProbes"`
+	HookKey           string                      `json:"hookKey,omitempty"`
 	MergePrometheus   bool                        `json:"mergePrometheus"`
 	Resources         corev1.ResourceRequirements `json:"resources"`
 	Capture           Capture                     `json:"capture"`
@@ -171,6 +176,9 @@ func (c *Config) complete() error {
 	}
 	if _, ok := logLevel(c.LogLevel); !ok {
 		return fmt.Errorf("logLevel: %q: want debug, info, warn or error", c.LogLevel)
+	}
+	if n := len(c.HookKey); n > 0 && n < minHookKey {
+		return fmt.Errorf("hookKey: %d bytes: want a secret of at least %d", n, minHookKey)
 	}
 	if err := c.Capture.check(func(name string) string { return "capture." + name }); err != nil {
 		return err

@@ -46,6 +46,7 @@ func TestParseConfig(t *testing.T) {
 		"tag: 1.0":                              "want a text, found 1: quote it",
 		"revision: A_b":                         `revision: "A_b" is no DNS label`,
 		"trustDomain: ''":                       `trustDomain: "" is no DNS name`,
+		"hookKey: short":                        `hookKey: 5 bytes: want a secret of at least 16`,
 		"image: a b":                            `is no image`,
 		"imagePullPolicy: Never ":               "",
 		"imagePullPolicy: Often":                `imagePullPolicy: "Often"`,

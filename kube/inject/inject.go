@@ -33,6 +33,11 @@ type Status struct {
 // and name tell. An injected pod is left as it is. What is dropped because it only adds is told in warnings; an error names the
 // annotation or field, and leaves the pod as it was.
 func (c *Config) Inject(pod *corev1.Pod, workload string) (warnings []string, err error) {
+	return c.inject(pod, workload, chance)
+}
+
+// inject is Inject with the words of the paths that lifecycle hooks get.
+func (c *Config) inject(pod *corev1.Pod, workload string, word func(path string) string) (warnings []string, err error) {
 	if Injected(pod) {
 		return nil, nil
 	}
@@ -47,7 +52,7 @@ func (c *Config) Inject(pod *corev1.Pod, workload string) (warnings []string, er
 	if workload == "" {
 		workload = workloadName(pod)
 	}
-	if err := c.build(out, w, workload); err != nil {
+	if err := c.build(out, w, workload, word); err != nil {
 		return nil, fmt.Errorf("injecting a sidecar: %w", err)
 	}
 	*pod = *out
@@ -69,12 +74,12 @@ func conflicts(pod *corev1.Pod) error {
 	return nil
 }
 
-func (c *Config) build(pod *corev1.Pod, w *wishes, workload string) error {
+func (c *Config) build(pod *corev1.Pod, w *wishes, workload string, word func(path string) string) error {
 	pod.Labels, pod.Annotations = copyOf(pod.Labels), copyOf(pod.Annotations)
 	var e environment
 	var err error
 	if w.rewrite {
-		if e.probers, err = probersJSON(rewriteProbes(pod)); err != nil {
+		if e.probers, err = probersJSON(rewriteProbes(pod, word)); err != nil {
 			return err
 		}
 	}

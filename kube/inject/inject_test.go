@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
@@ -101,7 +103,68 @@ func render(t *testing.T, in string) string {
 	for _, w := range warnings {
 		head.WriteString("# warning: " + w + "\n")
 	}
-	return head.String() + string(b)
+	return head.String() + withoutWords(string(b))
+}
+
+// withoutWords has WORD in place of the words of chance in the paths of hooks.
+func withoutWords(text string) string {
+	return regexp.MustCompile("(/app-lifecycle/[^/]+/[a-z]+/)[A-Z2-7]{26}").ReplaceAllString(text, "${1}WORD")
+}
+
+// What a hook's path is can't be guessed, and the sidecar knows it. A HookKey has the same text give the same path, and no other.
+func TestHookWords(t *testing.T) {
+	hooks := func(c *Config, namespace string) (paths []string, text string) {
+		t.Helper()
+		in := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: " + namespace + "}\nspec: {template: {spec: {containers: " +
+			"[{name: a, livenessProbe: {tcpSocket: {port: 80}}, lifecycle: {postStart: {httpGet: {port: 80}}, preStop: {httpGet: {port: 80}}}}]}}}\n"
+		out, _, err := c.Text([]byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d appsv1.Deployment
+		if err := yaml.Unmarshal(out, &d); err != nil {
+			t.Fatal(err)
+		}
+		l := d.Spec.Template.Spec.Containers[0].Lifecycle
+		var probers map[string]Prober
+		for _, e := range d.Spec.Template.Spec.InitContainers[1].Env {
+			if e.Name == "SIGNET_PROBERS" {
+				if err := yaml.Unmarshal([]byte(e.Value), &probers); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		paths = []string{l.PostStart.HTTPGet.Path, l.PreStop.HTTPGet.Path}
+		for _, p := range append(paths, "/app-health/a/livez") {
+			if _, ok := probers[p]; !ok || len(probers) != 3 {
+				t.Errorf("%q is not among %v", p, probers)
+			}
+		}
+		return paths, string(out)
+	}
+	seen := map[string]bool{}
+	collect := func(paths []string) {
+		t.Helper()
+		for _, p := range paths {
+			if word := p[strings.LastIndexByte(p, '/')+1:]; seen[word] || withoutWords(p) == p {
+				t.Errorf("%q is used again, or no word", p)
+			} else {
+				seen[word] = true
+			}
+		}
+	}
+	keyed, other := DefaultConfig(), DefaultConfig()
+	keyed.HookKey, other.HookKey = "a key of the mesh", "another key of the mesh"
+	for _, c := range []*Config{DefaultConfig(), DefaultConfig(), keyed, other} {
+		paths, _ := hooks(c, "shop")
+		collect(paths)
+	}
+	paths, _ := hooks(keyed, "bank")
+	collect(paths)
+	_, once := hooks(keyed, "shop")
+	if _, again := hooks(keyed, "shop"); again != once {
+		t.Errorf("the same text gave\n%s\nand\n%s", once, again)
+	}
 }
 
 // TestDefaultTag: what is compiled in names the images that `make images` builds.

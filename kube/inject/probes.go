@@ -1,6 +1,10 @@
 package inject
 
 import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
 	"encoding/json"
 	"slices"
 
@@ -21,8 +25,10 @@ type Prober struct {
 }
 
 // rewriteProbes leads kubelet's calls to the pod's programs through the sidecar: kubelet has no certificate, and STRICT would refuse
-// it. It returns what the sidecar has to call, by path.
-func rewriteProbes(pod *corev1.Pod) map[string]Prober {
+// it. It returns what the sidecar has to call, by path. word gives that of a hook's path: whoever reaches the pod reaches the sidecar
+// as well, and must not be able to stop the program by its hook, so such a path can't be guessed. It stands in the pod's
+// specification, for kubelet and for those who may read that.
+func rewriteProbes(pod *corev1.Pod, word func(path string) string) map[string]Prober {
 	probers := map[string]Prober{}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -30,7 +36,7 @@ func rewriteProbes(pod *corev1.Pod) map[string]Prober {
 			if c.Name == kube.ProxyContainer || c.Name == kube.CaptureContainer {
 				continue
 			}
-			r := rewriter{c, probers}
+			r := rewriter{c, probers, word}
 			r.probe(c.LivenessProbe, "livez")
 			r.probe(c.ReadinessProbe, "readyz")
 			r.probe(c.StartupProbe, "startupz")
@@ -47,6 +53,7 @@ func rewriteProbes(pod *corev1.Pod) map[string]Prober {
 type rewriter struct {
 	container *corev1.Container
 	probers   map[string]Prober
+	word      func(path string) string
 }
 
 func (r rewriter) probe(p *corev1.Probe, leaf string) {
@@ -74,6 +81,7 @@ func (r rewriter) lifecycle(h *corev1.LifecycleHandler, leaf string) {
 		return
 	}
 	path := "/app-lifecycle/" + r.container.Name + "/" + leaf
+	path += "/" + r.word(path)
 	r.probers[path] = prober
 	*h = corev1.LifecycleHandler{HTTPGet: sidecarGet(path)}
 }
@@ -122,6 +130,24 @@ func (r rewriter) port(p intstr.IntOrString) (intstr.IntOrString, bool) {
 }
 
 func ownPort(p int32) bool { return p == capture.MetricsPort || p == capture.ReadyPort }
+
+// hookWords makes the words of hooks' paths: 128 bits, of chance or, with a HookKey, of that and what the hook is of, so that the
+// same text gives the same words.
+func (c *Config) hookWords(namespace, workload string) func(path string) string {
+	if c.HookKey == "" {
+		return chance
+	}
+	return func(path string) string {
+		h := hmac.New(sha256.New, []byte(c.HookKey))
+		h.Write([]byte(namespace + "/" + workload + path)) // a path begins with a slash, which no name has
+		return base32.StdEncoding.EncodeToString(h.Sum(nil))[:hookWordLength]
+	}
+}
+
+// hookWordLength is that of 128 bits in base32, as rand.Text has it.
+const hookWordLength = 26
+
+func chance(string) string { return rand.Text() }
 
 // probersJSON is "" for no probers.
 func probersJSON(probers map[string]Prober) (string, error) {

@@ -52,7 +52,7 @@ func (c *Config) template(text []byte, h *head, at string, path []string) (ops [
 	if len(path) > 0 {
 		workload = WorkloadName(h.Kind, h.Metadata.Name)
 	}
-	if notes, err = c.Inject(pod, workload); err != nil {
+	if notes, err = c.inject(pod, workload, c.hookWords(h.Metadata.Namespace, h.Metadata.Name)); err != nil {
 		return nil, nil, err
 	}
 	if ops, err = Diff(before, &podTemplate{&pod.ObjectMeta, &pod.Spec}); err != nil {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/signet-mesh/signet/cmd/internal/compile"
+	"github.com/signet-mesh/signet/mesh"
 	"github.com/signet-mesh/signet/proxy/capture"
 	"github.com/signet-mesh/signet/proxy/inbound"
 	"github.com/signet-mesh/signet/proxy/outbound"
@@ -28,22 +28,36 @@ const maxDemands = 1000
 type captor struct {
 	inbound, outbound uint16
 	original          func(*net.TCPConn) (netip.AddrPort, error)
+	// own reports whether an address is the pod's.
+	own func(netip.Addr) bool
 }
 
-func newCaptor() captor {
-	return captor{inbound: capture.InboundPort, outbound: capture.OutboundPort, original: capture.Original}
+func newCaptor(pod *Pod) captor {
+	c := captor{inbound: capture.InboundPort, outbound: capture.OutboundPort, original: capture.Original}
+	if pod != nil {
+		c.own = newAddresses(pod.Addresses).own
+	}
+	return c
 }
 
-// wildcards are where a pod's listener of that port binds: IPv4, and IPv6 where the pod has an address of it. Each family has
-// its own socket, so that a connection's addresses are of its family.
-func (p *Pod) wildcards(port uint16) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		if slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return a.Unmap().Is4() == any.Is4() }) {
-			out = append(out, netip.AddrPortFrom(any, port))
-		}
+// wildcards are where a pod's listener of that port binds: IPv4, and IPv6 where the kernel has it, as capture leads it here also in
+// a pod to which Kubernetes gave no address of it. Each family has its own socket, so that a connection's addresses are of its
+// family.
+func wildcards(port uint16) []netip.AddrPort {
+	out := []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port)}
+	if hasIPv6() {
+		out = append(out, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
 	}
 	return out
+}
+
+// hasIPv6 asks the kernel.
+func hasIPv6() bool {
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		_ = syscall.Close(fd)
+	}
+	return !errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
 // listenCaptured opens one of them.
@@ -65,8 +79,8 @@ func listenCaptured(at netip.AddrPort) (net.Listener, error) {
 // needs lists the sockets of a configuration, those of its inbound and of its outbound listeners, and the metrics' where this
 // is where they are served.
 func (c *corridors) needs(w *compile.Workload) (in, out, metrics []netip.AddrPort) {
-	if p := c.n.cfg.Pod; p != nil {
-		return p.wildcards(c.captor.inbound), p.wildcards(c.captor.outbound), nil
+	if c.n.cfg.Pod != nil {
+		return wildcards(c.captor.inbound), wildcards(c.captor.outbound), nil
 	}
 	for i := range w.Inbound {
 		in = append(in, w.Inbound[i].Bind)
@@ -79,13 +93,12 @@ func (c *corridors) needs(w *compile.Workload) (in, out, metrics []netip.AddrPor
 
 // swapCaptured puts a configuration of a pod in force. mu is held.
 func (c *corridors) swapCaptured(w *compile.Workload, clusters map[string]*upstream.Cluster, opened map[netip.AddrPort]net.Listener) {
-	pod := c.n.cfg.Pod
 	in := &inbound.Captured{Ports: make(map[uint16]*inbound.Config, len(w.Inbound)), Rest: inboundConfig(w, &w.Capture.Rest, clusters),
-		Addresses: unmapped(pod.Addresses), Original: c.captor.original}
+		Own: c.captor.own, Original: c.captor.original}
 	for i := range w.Inbound {
 		in.Ports[w.Inbound[i].Bind.Port()] = inboundConfig(w, &w.Inbound[i], clusters)
 	}
-	for _, at := range pod.wildcards(c.captor.inbound) {
+	for _, at := range wildcards(c.captor.inbound) {
 		if r := c.in[at]; r != nil {
 			r.value.SwapCaptured(in)
 			continue
@@ -100,7 +113,7 @@ func (c *corridors) swapCaptured(w *compile.Workload, clusters map[string]*upstr
 	}
 	out := c.outboundConfig(w, &w.Outbound[0], clusters)
 	out.Kind, out.Capture = outbound.Captured, c.captured(w)
-	for _, at := range pod.wildcards(c.captor.outbound) {
+	for _, at := range wildcards(c.captor.outbound) {
 		if r := c.out[at]; r != nil {
 			r.value.Swap(out)
 			continue
@@ -113,12 +126,31 @@ func (c *corridors) swapCaptured(w *compile.Workload, clusters map[string]*upstr
 // captured is what a pod's outbound listener runs besides.
 func (c *corridors) captured(w *compile.Workload) *outbound.Capture {
 	pod := c.n.cfg.Pod
-	out := &outbound.Capture{Addresses: w.Capture.Addresses, Hosts: w.Capture.Hosts, Asked: w.Capture.Asked, Own: unmapped(pod.Addresses),
+	out := &outbound.Capture{Addresses: w.Capture.Addresses, Hosts: w.Capture.Hosts, Asked: w.Capture.Asked, Own: c.captor.own,
 		Namespace: pod.Namespace, ClusterDomain: pod.ClusterDomain, Detection: w.Settings.ProtocolDetectionTimeout, Original: c.captor.original}
 	if w.Capture.Asked != nil {
 		out.Demand = demander{c.n}
+		out.Uses, out.UsesAt = c.n.uses(w.Capture.Asked)
 	}
+	c.uses = out.Uses
 	return out
+}
+
+// uses are where the use of what was asked for is noted, by Answer.UsedAs, and of addresses; none before there is a client.
+func (n *Node) uses(answers map[string]mesh.Answer) (map[string]*mesh.LastUse, map[netip.Addr]*mesh.LastUse) {
+	n.mu.Lock()
+	client := n.ads
+	n.mu.Unlock()
+	if client == nil {
+		return nil, nil
+	}
+	by, at := client.Uses(answers), map[netip.Addr]*mesh.LastUse{}
+	for name, answer := range answers {
+		if a, err := netip.ParseAddr(name); err == nil {
+			at[a] = by[answer.UsedAs(name)]
+		}
+	}
+	return by, at
 }
 
 func unmapped(addrs []netip.Addr) []netip.Addr {
@@ -194,13 +226,16 @@ func (c *corridors) demand(ctx context.Context, client asker, name string) error
 	}
 }
 
-// answered reports whether what runs knows what a name means.
+// answered reports whether what runs knows what a name means. That is a use of the name.
 func (c *corridors) answered(name string) bool {
-	w := c.workload()
+	c.mu.Lock()
+	w, uses := c.running, c.uses
+	c.mu.Unlock()
 	if w == nil || w.Capture == nil {
 		return false
 	}
-	_, ok := w.Capture.Asked[name]
+	answer, ok := w.Capture.Asked[name]
+	uses[answer.UsedAs(name)].Touch()
 	return ok || w.Capture.Asked == nil
 }
 

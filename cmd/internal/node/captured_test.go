@@ -25,6 +25,7 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/compile"
 	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/mesh"
+	"github.com/signet-mesh/signet/mesh/adsclient"
 	"github.com/signet-mesh/signet/proxy/capture"
 	"github.com/signet-mesh/signet/proxy/telemetry"
 	"github.com/signet-mesh/signet/proxy/upstream"
@@ -78,7 +79,7 @@ func startPod(t *testing.T, ca *certtest.CA, name, account, address string) *tes
 	n.corridors = newCorridors(n)
 	in := netip.AddrPortFrom(addr, appPort)
 	p.in.Store(&in)
-	n.corridors.captor = captor{inbound: free(t), outbound: free(t), original: func(c *net.TCPConn) (netip.AddrPort, error) {
+	n.corridors.captor = captor{inbound: free(t), outbound: free(t), own: newAddresses(n.cfg.Pod.Addresses).own, original: func(c *net.TCPConn) (netip.AddrPort, error) {
 		if c.LocalAddr().(*net.TCPAddr).Port == int(n.corridors.captor.inbound) {
 			return *p.in.Load(), nil
 		}
@@ -242,6 +243,49 @@ func TestDemand(t *testing.T) {
 	p.corridors.waiting.Store(0)
 	if !slices.Equal(a.asked, []string{"x.example.com", "y.example.com"}) {
 		t.Errorf("asked %v", a.asked)
+	}
+}
+
+// What programs call, resolve or ask for again is known as used by whoever decides which names are forgotten.
+func TestUseIsNoted(t *testing.T) {
+	ca := certtest.NewCA(t, "cluster.local")
+	web, cart := startPod(t, ca, "web-1", "web", "127.0.41.8"), startPod(t, ca, "cart-1", "cart", "127.0.41.9")
+	cart.serve()
+	cart.apply(cart.view())
+	server, err := identity.ControlPlane("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := adsclient.New(adsclient.Config{Addr: "127.0.0.1:1", Source: web.rotator, Server: server, Namespace: "shop", Workload: "web-1",
+		Log: slog.New(slog.DiscardHandler), Apply: web.corridors.apply, OnDemand: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web.ads = client
+	v := web.view(cart)
+	host := v.Services[0].Host
+	v.Asked = map[string]mesh.Answer{host: {Host: host}, "10.96.0.2": {Host: host}, "www.example.com": {}, "10.99.0.1": {}}
+	web.apply(v)
+	client.Ask("a.example.com") // the clock goes on
+	used := func(name string) bool { return client.Uses(v.Asked)[name].Last() > 0 }
+	if used(host) || used("www.example.com") || used("10.99.0.1") {
+		t.Fatal("used before anybody used it")
+	}
+	resp, err := http.Get("http://" + web.call("10.96.0.2:80").outbound())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if err := web.demand(t.Context(), "www.example.com"); err != nil {
+		t.Error(err)
+	}
+	if !used(host) || !used("www.example.com") || used("10.99.0.1") {
+		t.Errorf("used: %v, %v, and what nobody called %v", used(host), used("www.example.com"), used("10.99.0.1"))
+	}
+	client.Ask("b.example.com")
+	newPodlife(web.Node).use(host) // as the DNS server says
+	if got := client.Uses(v.Asked)[host].Last(); got != 2 {
+		t.Errorf("resolving was used at %d", got)
 	}
 }
 

@@ -53,9 +53,10 @@ type corridors struct {
 
 	// A pod's:
 	captor  captor
-	serving sync.WaitGroup // its inbound listeners' Run, which are among inFlight
-	served  bool           // they ended, and don't come back
-	waiting atomic.Int64   // the calls that wait for the control plane
+	serving sync.WaitGroup           // its inbound listeners' Run, which are among inFlight
+	served  bool                     // they ended, and don't come back
+	waiting atomic.Int64             // the calls that wait for the control plane
+	uses    map[string]*mesh.LastUse // where the use of names is noted, of what runs; guarded by mu
 }
 
 // shown is what Status says of the configuration in force.
@@ -69,7 +70,7 @@ type shown struct {
 func newCorridors(n *Node) *corridors {
 	return &corridors{n: n, in: map[netip.AddrPort]*running[*inbound.Listener]{},
 		out: map[netip.AddrPort]*running[*outbound.Listener]{}, inConfig: map[netip.AddrPort]*inbound.Config{},
-		lingering: map[netip.AddrPort]*lingerer{}, notify: make(chan struct{}), captor: newCaptor()}
+		lingering: map[netip.AddrPort]*lingerer{}, notify: make(chan struct{}), captor: newCaptor(n.cfg.Pod)}
 }
 
 // apply compiles a view and runs on it. On an error nothing has changed. New sockets are opened before anything is swapped,

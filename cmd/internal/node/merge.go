@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,17 +39,27 @@ type merger struct {
 	log    *slog.Logger
 	// failing says that the last scrape of the program failed, so that one failure in a row is logged.
 	failing atomic.Bool
-	busy    chan struct{} // one scrape of the program at a time, whose answer is held in memory
+	// busy is held by the one scrape of the program whose answer is in memory, until that is written.
+	busy chan struct{}
+	// turns has one scrape of each address wait for busy, so that nobody who asks much keeps others from it.
+	turns turns
 }
 
 func newMerger(own prometheus.Gatherer, app *Exporter, p *prober, log *slog.Logger) *merger {
-	return &merger{own: own, app: app, prober: p, log: log, busy: make(chan struct{}, 1)}
+	return &merger{own: own, app: app, prober: p, log: log, busy: make(chan struct{}, 1), turns: turns{queues: map[string]*queue{}}}
 }
 
 func (m *merger) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	ctx, cancel := context.WithTimeout(req.Context(), scrapeLimit(req.Header))
 	defer cancel()
-	theirs, kind, err := m.scrape(ctx, req.Header)
+	unhurried(rw)
+	release, err := m.hold(ctx, req.RemoteAddr)
+	var theirs []byte
+	var kind string
+	if err == nil {
+		defer release()
+		theirs, kind, err = m.scrape(ctx, req.Header)
+	}
 	if failed := err != nil; m.failing.Swap(failed) != failed {
 		if failed {
 			m.log.Warn("the program's metrics are missing from those that are served", "port", m.app.Port, "path", m.app.Path, "error", err)
@@ -67,10 +79,12 @@ func (m *merger) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		return
 	}
 	rw.Header().Set("Content-Type", kind)
-	var w io.Writer = rw
+	out := bufio.NewWriterSize(&impatient{rw, http.NewResponseController(rw), answerTime}, 64<<10)
+	defer out.Flush()
+	var w io.Writer = out
 	if strings.Contains(req.Header.Get("Accept-Encoding"), "gzip") {
 		rw.Header().Set("Content-Encoding", "gzip")
-		z := gzip.NewWriter(rw)
+		z := gzip.NewWriter(out)
 		defer z.Close()
 		w = z
 	}
@@ -83,6 +97,81 @@ func (m *merger) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	_, _ = w.Write(theirs)
 	if mediaType(kind) == openMetrics {
 		_, _ = io.WriteString(w, "# EOF\n")
+	}
+}
+
+// impatient writes an answer to a reader who may take that long in all, beside what it takes to make it.
+type impatient struct {
+	rw   http.ResponseWriter
+	c    *http.ResponseController
+	left time.Duration
+}
+
+// Write implements io.Writer.
+func (i *impatient) Write(b []byte) (int, error) {
+	start := time.Now()
+	_ = i.c.SetWriteDeadline(start.Add(i.left)) // fails in tests only, whose writers have no connection
+	n, err := i.rw.Write(b)
+	i.left -= time.Since(start)
+	return n, err
+}
+
+// hold waits until no other answer of the program is in memory; release lets the next one in.
+func (m *merger) hold(ctx context.Context, from string) (release func(), err error) {
+	if m.app == nil {
+		return func() {}, nil
+	}
+	address, _, _ := net.SplitHostPort(from)
+	next, err := m.turns.take(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case m.busy <- struct{}{}:
+		return func() { <-m.busy; next() }, nil
+	case <-ctx.Done():
+		next()
+		return nil, errScrapes
+	}
+}
+
+var errScrapes = errors.New("another scrape takes too long")
+
+// turns lets one of each name pass at a time.
+type turns struct {
+	mu     sync.Mutex
+	queues map[string]*queue // guarded by mu
+}
+
+// queue is those of one name: free is held by the one whose turn it is. n counts them all; guarded by turns.mu.
+type queue struct {
+	free chan struct{}
+	n    int
+}
+
+// take waits for the turn; next gives it on.
+func (t *turns) take(ctx context.Context, name string) (next func(), err error) {
+	t.mu.Lock()
+	q := t.queues[name]
+	if q == nil {
+		q = &queue{free: make(chan struct{}, 1)}
+		t.queues[name] = q
+	}
+	q.n++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if q.n--; q.n == 0 {
+			delete(t.queues, name)
+		}
+	}
+	select {
+	case q.free <- struct{}{}:
+		return func() { <-q.free; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, errScrapes
 	}
 }
 
@@ -104,12 +193,6 @@ func mediaType(contentType string) string {
 func (m *merger) scrape(ctx context.Context, asked http.Header) ([]byte, string, error) {
 	if m.app == nil {
 		return nil, "", nil
-	}
-	select {
-	case m.busy <- struct{}{}:
-		defer func() { <-m.busy }()
-	case <-ctx.Done():
-		return nil, "", errors.New("another scrape takes too long")
 	}
 	tr := &http.Transport{
 		DisableKeepAlives: true, Proxy: nil, MaxResponseHeaderBytes: maxProbeHeader, // gzip is asked for and unpacked by Transport

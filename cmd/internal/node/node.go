@@ -121,7 +121,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.upstreams = upstream.NewSet(n.rotator, upstream.Options{Log: cfg.Log})
+	n.upstreams = upstream.NewSet(n.rotator, upstream.Options{Log: cfg.Log, Private: cfg.RunDir, Forbids: n.keeps})
 	n.recorder = telemetry.New(telemetry.Config{
 		Workload: n.namespace + "." + n.workload, Writer: cfg.AccessLog, Log: cfg.Log, Source: n.rotator,
 		Version: cfg.Version, AccessLog: telemetry.LogText,
@@ -224,7 +224,7 @@ func (n *Node) discover(ctx context.Context) error {
 	}
 	cfg := adsclient.Config{
 		Addr: n.cfg.Control, Source: n.rotator, Server: server, Namespace: n.namespace, Workload: n.workload,
-		Log: n.cfg.Log, Apply: func(v *mesh.View) error { return n.corridors.apply(v) },
+		Log: n.cfg.Log, Apply: func(v *mesh.View) error { return n.corridors.apply(v) }, Trust: n.rotator.Trust,
 	}
 	if n.pod != nil {
 		cfg.Apply, cfg.OnDemand = n.pod.apply, !n.cfg.Pod.Full
@@ -329,7 +329,7 @@ func (n *Node) at() *explain.At {
 	if w == nil {
 		return nil
 	}
-	return &explain.At{Workload: w, Judge: judge.New(w.Settings, w.Program, w.Tokens), Live: true}
+	return &explain.At{Workload: w, Judge: judge.New(w.Settings, w.Program, w.Tokens), Live: true, Demand: learner(w, n.demand, n.at)}
 }
 
 // denials answers with who was refused last.

@@ -3,6 +3,8 @@ package node
 import (
 	"net/netip"
 	"time"
+
+	"github.com/signet-mesh/signet/cmd/internal/compile"
 )
 
 // Pod is what a sidecar in a pod of Kubernetes is told; nil in Config off Kubernetes. Such a sidecar captures: one outbound and
@@ -22,7 +24,8 @@ type Pod struct {
 	// those that the mesh has no answer to.
 	DNS       bool
 	Resolvers []string
-	// Probes are the rewritten probes and lifecycle hooks, by path (/app-health/CONTAINER/livez).
+	// Probes are the rewritten probes and lifecycle hooks, by path (/app-health/CONTAINER/livez, /app-lifecycle/CONTAINER/prestopz/WORD:
+	// whoever knows a path may have it done).
 	Probes map[string]Probe
 	// Application is where the program's own metrics are; nil for nowhere.
 	Application *Exporter
@@ -46,6 +49,11 @@ func (p *Pod) address() netip.Addr {
 		return netip.IPv4Unspecified()
 	}
 	return p.Addresses[0]
+}
+
+// keeps reports whether an address is where the sidecar of a pod serves: no name of an endpoint leads there.
+func (n *Node) keeps(a netip.AddrPort) bool {
+	return n.cfg.Pod != nil && compile.MeshPort(a.Port()) && (a.Addr().IsLoopback() || n.corridors.captor.own(a.Addr()))
 }
 
 // Probe is one probe of a container, as kubelet would do it (corev1.Probe). Exactly one of HTTPGet, TCPSocket and GRPC is set.

@@ -320,7 +320,7 @@ func TestPodPorts(t *testing.T) {
 	app, _ := program(t, false)
 	pod := local()
 	pod.DNS, pod.Probes = true, map[string]Probe{"/app-health/a/livez": {HTTPGet: &HTTPProbe{Path: "/", Port: app}, Timeout: time.Second},
-		"/app-lifecycle/a/prestopz": {TCPSocket: &TCPProbe{Port: app}, Timeout: time.Second}}
+		"/app-lifecycle/a/prestopz/WORD": {TCPSocket: &TCPProbe{Port: app}, Timeout: time.Second}}
 	pod, cancel, done := standing(t, pod)
 	defer cancel()
 	for _, c := range []struct {
@@ -331,7 +331,8 @@ func TestPodPorts(t *testing.T) {
 		text   string
 	}{
 		{"GET", pod.Ports.Ready, "/healthz/ready", 503, "no certificate yet"}, {"GET", pod.Ports.Metrics, "/healthz/ready", 503, ""},
-		{"GET", pod.Ports.Metrics, "/app-health/a/livez", 200, ""}, {"GET", pod.Ports.Metrics, "/app-lifecycle/a/prestopz", 200, ""},
+		{"GET", pod.Ports.Metrics, "/app-health/a/livez", 200, ""}, {"GET", pod.Ports.Metrics, "/app-lifecycle/a/prestopz/WORD", 200, ""},
+		{"GET", pod.Ports.Metrics, "/app-lifecycle/a/prestopz", 404, ""}, {"GET", pod.Ports.Metrics, "/app-lifecycle/a/prestopz/", 404, ""},
 		{"GET", pod.Ports.Metrics, "/app-health/b/livez", 404, ""}, {"GET", pod.Ports.Metrics, "/stats/prometheus", 200, "signet_build_info"},
 		{"GET", pod.Ports.Admin, "/status", 200, `"ready": false`}, {"GET", pod.Ports.Admin, "/certs", 200, `"chain":[]`},
 		{"GET", pod.Ports.Admin, "/denials", 200, ""}, {"GET", pod.Ports.Admin, "/debug/pprof/goroutine?debug=1", 200, "goroutine"},

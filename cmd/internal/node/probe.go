@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,17 +25,32 @@ import (
 const (
 	maxRedirects   = 10       // kubelet's, as net/http's
 	maxProbeHeader = 64 << 10 // of an answer, in bytes
-	maxProbes      = 64       // at once, of one pod
 )
 
 // prober does what kubelet asks of the pod's programs, from inside, where no policy stands in its way: its connections come from
-// the address of capture.Passthrough, which is never captured.
+// the address of capture.Passthrough, which is never captured. Everybody who reaches the pod may ask, so those who ask the same at
+// a time share an answer: nobody can keep a program, or the prober, busy with it.
 type prober struct {
-	pod   *Pod
-	slots chan struct{}
+	pod *Pod
+	mu  sync.Mutex
+	// flights are the probes under way; guarded by mu.
+	flights map[asked]*flight
 }
 
-func newProber(p *Pod) *prober { return &prober{pod: p, slots: make(chan struct{}, maxProbes)} }
+// asked is what makes two requests alike: the program sees no more of them.
+type asked struct{ path, agent, accept string }
+
+// flight is one probe under way.
+type flight struct {
+	askers int // guarded by prober.mu; without any it ends
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the rest is known
+	status int
+	err    error
+	late   bool // it took its whole time
+}
+
+func newProber(p *Pod) *prober { return &prober{pod: p, flights: map[asked]*flight{}} }
 
 // ServeHTTP answers kubelet's request with the status of what it stands for.
 func (p *prober) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
@@ -43,25 +59,86 @@ func (p *prober) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		http.Error(rw, fmt.Sprintf("no probe %q was rewritten for this pod", req.URL.Path), http.StatusNotFound)
 		return
 	}
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	default:
-		http.Error(rw, fmt.Sprintf("more than %d probes at once", maxProbes), http.StatusServiceUnavailable)
-		return
-	}
-	ctx := req.Context()
-	if probe.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, probe.Timeout)
-		defer cancel()
-	}
-	status, err := p.do(ctx, &probe, req.Header)
+	written := unhurried(rw)
+	status, err := p.ask(req.Context(), &probe, req)
+	written()
 	if err != nil {
 		http.Error(rw, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	rw.WriteHeader(status)
+}
+
+// ask waits for a probe's answer, as long as the probe may take. One that began before it was asked for may end late for that
+// reason only, so its lateness is not told: the time that kubelet grants begins with its question.
+func (p *prober) ask(ctx context.Context, probe *Probe, req *http.Request) (int, error) {
+	wait, cancel := bounded(ctx, probe.Timeout)
+	defer cancel()
+	for {
+		f, mine := p.join(ctx, probe, req)
+		if mine {
+			wait = ctx // the probe itself ends in time, and says what it waited for
+		}
+		known := false
+		select {
+		case <-f.done:
+			known = mine || !f.late
+		case <-wait.Done():
+		}
+		p.leave(f)
+		switch {
+		case known:
+			return f.status, f.err
+		case wait.Err() != nil:
+			return 0, wait.Err()
+		}
+	}
+}
+
+// bounded is ctx with that timeout; 0 is none.
+func bounded(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// join finds the probe that is under way for such a request, or starts it: mine.
+func (p *prober) join(ctx context.Context, probe *Probe, req *http.Request) (f *flight, mine bool) {
+	key := asked{req.URL.Path, strings.Join(req.Header.Values("User-Agent"), "\n"), strings.Join(req.Header.Values("Accept"), "\n")}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.flights[key]; f != nil && f.askers > 0 {
+		f.askers++
+		return f, false
+	}
+	ctx, cancel := bounded(context.WithoutCancel(ctx), probe.Timeout) // it may outlive whom it was started for
+	f = &flight{askers: 1, cancel: cancel, done: make(chan struct{})}
+	p.flights[key] = f
+	headers := req.Header.Clone()
+	go func() {
+		f.status, f.err = p.do(ctx, probe, headers)
+		f.late = ctx.Err() != nil
+		p.mu.Lock()
+		if p.flights[key] == f {
+			delete(p.flights, key)
+		}
+		p.mu.Unlock()
+		close(f.done)
+	}()
+	return f, true
+}
+
+// leave ends a probe that nobody waits for any more, and waits for that.
+func (p *prober) leave(f *flight) {
+	p.mu.Lock()
+	f.askers--
+	last := f.askers == 0
+	p.mu.Unlock()
+	if last {
+		f.cancel()
+		<-f.done
+	}
 }
 
 func (p *prober) do(ctx context.Context, probe *Probe, headers http.Header) (int, error) {

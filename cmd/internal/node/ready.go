@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signet-mesh/signet/ca/caclient"
@@ -26,8 +25,9 @@ import (
 	"github.com/signet-mesh/signet/proxy/dns"
 )
 
-// maxWatchers bounds the connections of kubelet, Prometheus and whoever else asks at one of a pod's ports.
-const maxWatchers = 256
+// answerTime is how long an answer at one of a pod's ports may take, after the request. Probes and scrapes, which have times of
+// their own, have that long to be written.
+const answerTime = 5 * time.Second
 
 // podlife is what a sidecar in a pod has beside the corridors: the ports of kubelet, Prometheus and the person, and the DNS server.
 type podlife struct {
@@ -52,12 +52,15 @@ func newPodlife(n *Node) *podlife {
 		port := strconv.Itoa(int(ports.DNS))
 		cfg := dns.Config{Listen: []string{"127.0.0.1:" + port, "[::1]:" + port}, Resolvers: pod.Resolvers, ClusterDomain: pod.ClusterDomain, Log: n.cfg.Log}
 		if !pod.Full {
-			cfg.Demand = p.demand
+			cfg.Demand, cfg.Used = p.demand, p.use
 		}
 		p.dns = dns.New(cfg)
 	}
 	return p
 }
+
+// use notes that a program resolves a host that is known.
+func (p *podlife) use(name string) { p.n.corridors.answered(name) }
 
 // demand asks for a host that a program wants to resolve. When it returns the DNS server has what the corridors have.
 func (p *podlife) demand(ctx context.Context, name string) error {
@@ -123,8 +126,9 @@ func (p *podlife) run(ctx context.Context) error {
 	}
 	metrics.Handle("GET /stats/prometheus", stats)
 	metrics.Handle("GET /metrics", stats)
-	g.Go(func() error { return serveHTTP(ctx, ports.Ready, health) })
-	g.Go(func() error { return serveHTTP(ctx, ports.Metrics, metrics) })
+	each := maxPerWatcher + len(p.n.cfg.Pod.Probes)
+	g.Go(func() error { return serveHTTP(ctx, ports.Ready, each, health) })
+	g.Go(func() error { return serveHTTP(ctx, ports.Metrics, each, metrics) })
 	g.Go(func() error { return p.n.admin.Run(ctx) })
 	if p.dns != nil {
 		g.Go(func() error { return p.dns.Run(ctx) })
@@ -132,19 +136,27 @@ func (p *podlife) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// serveHTTP serves one of the pod's ports, on every address, until ctx ends.
-func serveHTTP(ctx context.Context, port uint16, h http.Handler) error {
+// serveHTTP serves one of the pod's ports, on every address, until ctx ends, with at most perAddress connections from one address.
+func serveHTTP(ctx context.Context, port uint16, perAddress int, h http.Handler) error {
 	ln, err := listen(net.JoinHostPort("", strconv.Itoa(int(port))))
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 16 << 10}
+	callers := newWatchers(ln, maxWatchers, perAddress)
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: answerTime,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ConnState: callers.state}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.Serve(netutil.LimitListener(ln, maxWatchers)); err != http.ErrServerClosed {
+	if err := srv.Serve(callers); err != http.ErrServerClosed {
 		return fmt.Errorf("serving port %d: %w", port, err)
 	}
 	return nil
+}
+
+// unhurried lifts the time for an answer until what is asked is known; written gives the time to write it.
+func unhurried(rw http.ResponseWriter) (written func()) {
+	c := http.NewResponseController(rw)
+	_ = c.SetWriteDeadline(time.Time{}) // fails in tests only, whose writers have no connection
+	return func() { _ = c.SetWriteDeadline(time.Now().Add(answerTime)) }
 }
 
 func (p *podlife) healthz(rw http.ResponseWriter, _ *http.Request) {

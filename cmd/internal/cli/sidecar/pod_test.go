@@ -34,7 +34,8 @@ func TestPodConfig(t *testing.T) {
 		"PROXY_CONFIG", `{"concurrency":2,"drainDuration":"45s","terminationDrainDuration":"7.5s","holdApplicationUntilProxyStarts":true,"statusPort":15020,`+
 			`"proxyMetadata":{"SIGNET_DISCOVERY":"full","ISTIO_META_DNS_CAPTURE":"true"},"gatewayTopology":{"numTrustedProxies":2}}`,
 		"SIGNET_PROBERS", `{"/app-health/a/livez":{"httpGet":{"path":"healthz?full","port":8080,"scheme":"HTTPS","httpHeaders":[{"name":"Host","value":"x"}]},"timeoutSeconds":3},`+
-			`"/app-health/a/readyz":{"tcpSocket":{"port":"9090"}},"/app-health/b/startupz":{"grpc":{"port":50051,"service":"s"}}}`,
+			`"/app-health/a/readyz":{"tcpSocket":{"port":"9090"}},"/app-health/b/startupz":{"grpc":{"port":50051,"service":"s"}},`+
+			`"/app-lifecycle/a/prestopz/w0rd":{"httpGet":{"path":"/drain","port":8080}}}`,
 		"SIGNET_PROMETHEUS", `{"port":"9100","path":"stats","scheme":""}`, "SIGNET_GRACE_SECONDS", "60", "SIGNET_NATIVE", "true"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,9 +45,10 @@ func TestPodConfig(t *testing.T) {
 		Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("fd00::5")}, Full: true, DNS: true, Native: true,
 		TrustedProxies: &two, Drain: 7500 * time.Millisecond, Grace: time.Minute, Application: &node.Exporter{Scheme: "http", Path: "/stats", Port: 9100},
 		Probes: map[string]node.Probe{
-			"/app-health/a/livez":    {HTTPGet: &node.HTTPProbe{Path: "/healthz?full", Port: 8080, Scheme: "HTTPS", Headers: [][2]string{{"Host", "x"}}}, Timeout: 3 * time.Second},
-			"/app-health/a/readyz":   {TCPSocket: &node.TCPProbe{Port: 9090}, Timeout: time.Second},
-			"/app-health/b/startupz": {GRPC: &node.GRPCProbe{Port: 50051, Service: "s"}, Timeout: time.Second},
+			"/app-health/a/livez":            {HTTPGet: &node.HTTPProbe{Path: "/healthz?full", Port: 8080, Scheme: "HTTPS", Headers: [][2]string{{"Host", "x"}}}, Timeout: 3 * time.Second},
+			"/app-health/a/readyz":           {TCPSocket: &node.TCPProbe{Port: 9090}, Timeout: time.Second},
+			"/app-health/b/startupz":         {GRPC: &node.GRPCProbe{Port: 50051, Service: "s"}, Timeout: time.Second},
+			"/app-lifecycle/a/prestopz/w0rd": {HTTPGet: &node.HTTPProbe{Path: "/drain", Port: 8080}, Timeout: time.Hour},
 		}}
 	if procs != 2 || !reflect.DeepEqual(cfg.Pod, want) || cfg.Control != "signetd.signet-system.svc:15012" {
 		t.Errorf("%d %+v", procs, cfg.Pod)

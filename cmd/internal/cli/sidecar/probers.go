@@ -11,6 +11,10 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/node"
 )
 
+// hookTimeout bounds a lifecycle hook. Hooks have no timeout of their own: kubelet waits for postStart as long as the pod is there, and
+// for preStop as long as the grace period.
+const hookTimeout = time.Hour
+
 // portNumber is a port as JSON writes an IntOrString or an annotation: 80 or "80".
 type portNumber uint16
 
@@ -59,6 +63,9 @@ func parseProbes(text string) (map[string]node.Probe, error) {
 		p, err := w.probe()
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", path, err)
+		}
+		if strings.HasPrefix(path, "/app-lifecycle/") && w.TimeoutSeconds == 0 {
+			p.Timeout = hookTimeout
 		}
 		out[path] = p
 	}
