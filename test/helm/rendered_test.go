@@ -27,7 +27,7 @@ import (
 func variants() [][]string {
 	return [][]string{nil, {"revision=canary", "alone=false"}, {"alone=false", "takeOver=true", "rootNamespace=mesh-root", "tokenReview=true"},
 		{"nodeSelector.disk=ssd", "tolerations[0].key=a", "imagePullSecrets[0]=pull", "priorityClassName=high", "meshConfig.accessLogFile=/dev/stdout",
-			"networkPolicy.ingressFrom[0].podSelector.matchLabels.a=b", "networkPolicy.egress.apiServerBlocks[0]=10.0.0.0/8", "networkPolicy.egress.redisPort=6379"}}
+			"networkPolicy.ingressFrom[0].podSelector.matchLabels.a=b", "networkPolicy.webhookFrom[0].ipBlock.cidr=10.0.0.10/32", "networkPolicy.egress.apiServerBlocks[0]=10.0.0.0/8", "networkPolicy.egress.redisPort=6379"}}
 }
 
 // rendered are the typed objects of a rendering, read strictly: an unknown field is an error.

@@ -97,7 +97,7 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 	limit := &patience{}
 	limit.Store(int64(endWithin))
 	ctx, stop := signal.NotifyContext(context.WithValue(parent, patienceKey{}, limit), signals...)
-	context.AfterFunc(ctx, func() {
+	ended := context.AfterFunc(ctx, func() {
 		signal.Reset(syscall.SIGINT)
 		within := time.Duration(limit.Load())
 		time.AfterFunc(within, func() {
@@ -105,7 +105,10 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 			os.Exit(ExitFailure)
 		})
 	})
-	return ctx, stop
+	return ctx, func() {
+		ended() // a command that ends by itself is not told to, and its process may go on
+		stop()
+	}
 }
 
 // Args wraps cobra's check of positional arguments so that what is wrong is a mistake.

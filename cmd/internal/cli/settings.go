@@ -30,20 +30,31 @@ func (c *Control) Add(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.builtins, "allow-rego-builtin", nil, "built-in function that RegoPolicies may use beside the harmless ones: http.send, net.lookup_ip_addr, opa.runtime")
 }
 
-// Settings reads the files. Errors are mistakes of the caller.
-func (c *Control) Settings() (*policy.ControlSettings, error) {
-	out := &policy.ControlSettings{RegoBuiltins: c.builtins}
+// Validate judges the flags by themselves: no file is read. Errors are mistakes of the caller.
+func (c *Control) Validate() error {
 	for _, name := range c.builtins {
 		switch name {
 		case "http.send", "net.lookup_ip_addr", "opa.runtime":
 		default:
-			return nil, Mistake(fmt.Errorf("--allow-rego-builtin %q: want http.send, net.lookup_ip_addr or opa.runtime; all others are allowed anyway", name))
+			return Mistake(fmt.Errorf("--allow-rego-builtin %q: want http.send, net.lookup_ip_addr or opa.runtime; all others are allowed anyway", name))
 		}
 	}
 	if c.redis == "" {
 		if c.username+c.passwordFile+c.caFile != "" {
-			return nil, Mistake(fmt.Errorf("--redis-username, --redis-password-file and --redis-ca-file need --redis"))
+			return Mistake(fmt.Errorf("--redis-username, --redis-password-file and --redis-ca-file need --redis"))
 		}
+		return nil
+	}
+	return judgeStore(&policy.RateLimitStore{Url: c.redis, Username: c.username})
+}
+
+// Settings judges the flags and reads the files. Errors are mistakes of the caller.
+func (c *Control) Settings() (*policy.ControlSettings, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	out := &policy.ControlSettings{RegoBuiltins: c.builtins}
+	if c.redis == "" {
 		return out, nil
 	}
 	store := &policy.RateLimitStore{Url: c.redis, Username: c.username}
@@ -55,11 +66,18 @@ func (c *Control) Settings() (*policy.ControlSettings, error) {
 	if store.CaCertificates, err = readShort("--redis-ca-file", c.caFile); err != nil {
 		return nil, err
 	}
-	if err := lease.Validate(store); err != nil {
-		return nil, Mistake(fmt.Errorf("--redis: %w", err))
+	if err := judgeStore(store); err != nil {
+		return nil, err
 	}
 	out.RateLimitStore = store
 	return out, nil
+}
+
+func judgeStore(s *policy.RateLimitStore) error {
+	if err := lease.Validate(s); err != nil {
+		return Mistake(fmt.Errorf("--redis: %w", err))
+	}
+	return nil
 }
 
 func readShort(flag, path string) (string, error) {

@@ -53,7 +53,7 @@ type Config struct {
 	// that name no revision beside one.
 	Revision        string
 	Alone, TakeOver bool
-	// TokenReview asks the API server about tokens instead of its keys.
+	// TokenReview asks the API server about tokens that its keys found good.
 	TokenReview bool
 	// TTL and MaxTTL are as in plane.Config.
 	TTL, MaxTTL time.Duration

@@ -78,13 +78,13 @@ func (l *lab) namespace(name string) {
 }
 
 // pod makes a pod with a sidecar that runs at an address, and its service account.
-func (l *lab) pod(ns, name, account, address string) *corev1.Pod {
+func (l *lab) pod(ns, name, account, address string, owner ...metav1.OwnerReference) *corev1.Pod {
 	l.t.Helper()
 	ctx := l.t.Context()
 	_, err := l.client.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}}, metav1.CreateOptions{})
 	l.must(err)
 	p, err := l.client.CoreV1().Pods(ns).Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": account}, Annotations: map[string]string{kube.AnnotationStatus: "{}"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": account}, Annotations: map[string]string{kube.AnnotationStatus: "{}"}, OwnerReferences: owner},
 		Spec:       corev1.PodSpec{ServiceAccountName: account, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -261,7 +261,9 @@ func TestPodJoins(t *testing.T) {
 	for _, ns := range []string{"signet-one", "orders", "stock"} {
 		l.namespace(ns)
 	}
-	cart, depot := l.pod("orders", "cart-0", "cart", "10.9.0.1"), l.pod("stock", "depot-0", "depot", "10.9.0.2")
+	keeps := true
+	cart := l.pod("orders", "cart-0", "cart", "10.9.0.1", metav1.OwnerReference{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "cart", UID: "1", Controller: &keeps})
+	bare, depot := l.pod("orders", "bare", "bare", "10.9.0.4"), l.pod("stock", "depot-0", "depot", "10.9.0.2")
 	service := l.service("stock", "depot", 80, depot)
 	r := l.start("signet-one", "signetd-0", nil)
 	own, views, ads := l.proxy(r, cart, l.roots("orders"), kube.Audience)
@@ -292,16 +294,21 @@ func TestPodJoins(t *testing.T) {
 	l.must(err)
 	next(t, views, func(v *mesh.View) bool { return len(v.Services) == 1 && len(v.Services[0].Endpoints[0]) == 2 })
 
+	_, others, once := l.proxy(r, bare, l.roots("orders"), kube.Audience)
+	next(t, others, func(*mesh.View) bool { return true })
+	once.Ask(host)
+	next(t, others, func(v *mesh.View) bool { return v.Asked[host].Host == host })
+
 	var status plane.Status
 	l.get(r, "/status", &status)
-	if len(status.Proxies) != 1 || status.Proxies[0].Workload != "orders/cart-0" {
+	if len(status.Proxies) != 2 || status.Proxies[1].Workload != "orders/cart-0" {
 		t.Errorf("status: %+v", status)
 	}
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
 	kept, err := l.client.CoreV1().ConfigMaps("signet-one").Get(t.Context(), kube.UsedConfigMap+"orders", metav1.GetOptions{})
-	if err != nil || !strings.HasPrefix(kept.Data["cart-0"], host+" ") {
+	if err != nil || !strings.Contains(kept.Data["cart"], "\n"+host+" ") || len(kept.Data) != 1 { // nothing comes after a bare pod
 		t.Errorf("used hosts: %v, %v", kept.Data, err)
 	}
 }

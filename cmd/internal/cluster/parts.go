@@ -29,12 +29,12 @@ func (c *Cluster) front() (*front, error) {
 	if err != nil {
 		return nil, err
 	}
-	attestor, err := attest.NewWithBearers(c.cfg.TrustDomain, judge, nil, c.source)
+	attestor, err := attest.NewWithBearers(c.cfg.TrustDomain, judge)
 	if err != nil {
 		return nil, err
 	}
 	f, err := plane.NewFront(plane.FrontConfig{TrustDomain: c.cfg.TrustDomain, State: c.state, CA: c.authority.issuer, Attestor: attestor,
-		Own: c.authority.source(), Roots: c.authority.shared.Roots, Used: owners{c}, Listener: c.cfg.Listener, Metrics: c.cfg.Metrics,
+		Own: c.authority.source(), Roots: c.authority.shared.Roots, WatchRoots: c.authority.shared.Watch, Used: owners{c}, Listener: c.cfg.Listener, Metrics: c.cfg.Metrics,
 		Ready: c.ready, Standing: c.standing, Collectors: []prometheus.Collector{judge, c.authority.shared}, Log: c.cfg.Log})
 	if err != nil {
 		return nil, err
@@ -57,17 +57,22 @@ func (f *front) Run(ctx context.Context) error {
 }
 
 // owners are the hosts that workloads use, under the names of what the pods belong to: a new pod of a Deployment begins with
-// what the others use.
+// what the others use. Of a pod that belongs to nothing lasting none are remembered.
 type owners struct{ c *Cluster }
 
 // Names implements adsserver.Used.
 func (o owners) Names(namespace, name string) []string {
-	return o.c.used.Names(namespace, o.c.source.Owner(namespace, name))
+	if owner := o.c.source.Owner(namespace, name); owner != "" {
+		return o.c.used.Names(namespace, owner)
+	}
+	return nil
 }
 
 // Note implements adsserver.Used.
 func (o owners) Note(namespace, name string, hosts []string) {
-	o.c.used.Note(namespace, o.c.source.Owner(namespace, name), hosts)
+	if owner := o.c.source.Owner(namespace, name); owner != "" {
+		o.c.used.Note(namespace, owner, hosts)
+	}
 }
 
 // webhooks builds what the API server asks.
@@ -75,7 +80,7 @@ func (c *Cluster) webhooks(f *front) (*hooks, error) {
 	h := &hooks{events: newEvents(c)}
 	var err error
 	h.server, err = webhook.New(webhook.Config{Listener: c.cfg.Webhooks, Source: c.authority.source(), Injection: c.injection.current,
-		Namespace: c.namespaceLabels, TrustDomain: c.cfg.TrustDomain, RootNamespace: c.cfg.RootNamespace,
+		Namespace: c.source.NamespaceLabels, Ask: c.askNamespace, TrustDomain: c.cfg.TrustDomain, RootNamespace: c.cfg.RootNamespace,
 		Judge: compile.Judge(c.cfg.TrustDomain, c.cfg.Control), Objects: c.objects, Events: h.events.recorder, Metrics: f.Registry(), Log: c.cfg.Log})
 	if err != nil {
 		return nil, err
@@ -85,12 +90,8 @@ func (c *Cluster) webhooks(f *front) (*hooks, error) {
 	return h, nil
 }
 
-// namespaceLabels knows a namespace from the informer; one that is so new that it doesn't is asked for, and one whose labels must
-// be those of now.
-func (c *Cluster) namespaceLabels(ctx context.Context, name string, fresh bool) (map[string]string, error) {
-	if labels, ok := c.source.NamespaceLabels(name); ok && !fresh {
-		return labels, nil
-	}
+// askNamespace asks for a namespace's labels as they are now.
+func (c *Cluster) askNamespace(ctx context.Context, name string) (map[string]string, error) {
 	n, err := c.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err

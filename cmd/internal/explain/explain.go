@@ -147,6 +147,9 @@ const (
 // Allowed reports whether the decision is Allow.
 func (a *Answer) Allowed() bool { return a.Decision == Allow }
 
+// Reached reports whether the request gets to the server at all, as far as the caller's sidecar is known.
+func (a *Answer) Reached() bool { return a.Route == nil || a.Route.Reaches }
+
 func conclude(q *Question, r *RouteAnswer, s *ServerAnswer, notes []string) *Answer {
 	a := &Answer{Decision: Deny, Question: shown(*q), Route: r, Server: s, Notes: notes}
 	if s != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -217,14 +218,21 @@ func (l *Live) Why(ctx context.Context, q *Question) (*Answer, error) {
 		if out.Server != nil {
 			served = out.Server.Service
 		}
-		if r := out.Route; r != nil && r.Outcome == outcomeUnknown && q.Host == "" && served != "" {
+		unknown := func() bool { return out.Route != nil && out.Route.Outcome == outcomeUnknown && q.Host == "" }
+		named := *q
+		if unknown() && served != "" {
 			// The caller's sidecar may not hold the service, because nothing called it yet: its name makes it ask for it.
-			named := *q
 			named.Host = served
 			if _, err := l.ask(ctx, workload, &named); err != nil {
 				return out, err
 			}
-			return l.ask(ctx, workload, q)
+			if out, err = l.ask(ctx, workload, q); err != nil {
+				return out, err
+			}
+		}
+		if _, port, err := splitTo(q.To); unknown() && err == nil && port > 0 && q.ToIP != "" { // no Service leads there: it is called by its address
+			named.Host = net.JoinHostPort(q.ToIP, strconv.Itoa(int(port)))
+			return l.ask(ctx, workload, &named)
 		}
 		return out, nil
 	})

@@ -106,7 +106,9 @@ type router struct {
 	to   string     // NAMESPACE/NAME asked about
 	port uint16     // 0: not given
 	ip   netip.Addr // of to; invalid where its name says enough
-	a    RouteAnswer
+	// called is the address that a pod calls, where that decides: a host that is one, or the server's behind a headless Service.
+	called netip.AddrPort
+	a      RouteAnswer
 }
 
 func (r *router) run(q *Question) error {
@@ -135,6 +137,9 @@ func (r *router) run(q *Question) error {
 		h.Add("x-forwarded-proto", "http")
 	}
 	v := r.lookup(h.Authority)
+	if v == nil {
+		v = r.address(h.Authority)
+	}
 	if v == nil {
 		r.a.Outcome = outcomeUnknown
 		if r.w.AllowAny {
@@ -170,7 +175,56 @@ func (r *router) lookup(authority string) *route.VirtualHost {
 	return nil
 }
 
+// address finds what a pod calls whose host is no service's: an address, or a name that a headless Service has, whose pod then is
+// the server that was asked about. Without a port the latter is called at the server's.
+func (r *router) address(authority string) *route.VirtualHost {
+	host, port, ok := route.SplitAuthority(authority, 80)
+	if r.w.Capture == nil || !ok {
+		return nil
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		r.called = netip.AddrPortFrom(a.Unmap(), port)
+		v, _ := r.w.Capture.Addresses.Lookup(r.called)
+		return v
+	}
+	if _, explicit, _ := route.SplitAuthority(authority, 0); explicit == 0 {
+		port = r.port
+	}
+	_, service, _ := strings.Cut(host, ".")
+	for _, name := range []string{host, service} {
+		if v := r.lookup(name + ":" + strconv.Itoa(int(port))); v != nil && r.headless(v) {
+			return v
+		}
+	}
+	return nil
+}
+
+// headless says whether a virtual host is a headless Service's: calls go to the pod that its name resolved to.
+func (r *router) headless(v *route.VirtualHost) bool {
+	if r.w.Capture == nil || v.Service == nil {
+		return false
+	}
+	c := r.cluster(compile.ClusterName(uint32(v.Port), "", v.Service.Service))
+	return c != nil && c.Original && len(c.Targets) > 0
+}
+
+// resolve takes the server that was asked about for the pod that the name of a headless Service resolves to.
+func (r *router) resolve(v *route.VirtualHost) {
+	if r.called.IsValid() || !r.ip.IsValid() || !r.headless(v) {
+		return
+	}
+	r.called = netip.AddrPortFrom(r.ip, cmp.Or(r.port, v.Port))
+	r.note("%s is headless, a call goes to the pod that its name resolves to: %s at %s is taken", v.Service.Service, r.to, r.called)
+}
+
 func (r *router) match(v *route.VirtualHost, h *proxy.Head) {
+	r.resolve(v)
+	if !v.HTTP && r.w.Capture != nil {
+		r.a.Outcome = outcomeForward
+		r.destinations(v.Tunnel)
+		r.note("port %d of %s is not declared HTTP: it is carried as TCP", v.Port, v.Host)
+		return
+	}
 	if !v.HTTP {
 		r.a.Outcome = outcomeNotHTTP
 		r.destinations(v.Tunnel)
@@ -216,8 +270,8 @@ func (r *router) destinations(ws []route.Weighted) *route.Weighted {
 			d.Weight = 100
 		}
 		if c := r.cluster(w.Cluster); c != nil {
-			for k := range c.Targets {
-				d.Endpoints = append(d.Endpoints, r.endpoint(&c.Targets[k], &d, d.Weight > 0))
+			for _, t := range r.targets(c) {
+				d.Endpoints = append(d.Endpoints, r.endpoint(&t, &d, d.Weight > 0))
 			}
 		}
 		better := chosen == nil || d.Reaches && !r.a.Reaches || d.Reaches == r.a.Reaches && w.Weight > chosen.Weight
@@ -234,6 +288,24 @@ func (r *router) destinations(ws []route.Weighted) *route.Weighted {
 		r.note("the route does not lead to %s", r.target())
 	}
 	return chosen
+}
+
+// targets are the endpoints of a cluster, or the one that has the address that is called where that decides.
+func (r *router) targets(c *upstream.Spec) []upstream.Target {
+	if !c.Original || !r.called.IsValid() {
+		return c.Targets
+	}
+	for _, t := range c.Targets {
+		if t.Address == r.called.String() {
+			return []upstream.Target{t}
+		}
+	}
+	if len(c.Targets) > 0 {
+		return nil
+	}
+	one := c.Template
+	one.Address = r.called.String()
+	return []upstream.Target{one}
 }
 
 func (r *router) target() string {
@@ -304,8 +376,11 @@ func (r *router) defaultHost() string {
 
 // tcp looks for a TCP way to the server: a listener, or a host that CONNECT reaches.
 func (r *router) tcp() bool {
-	try := func(listener string, ws []route.Weighted) bool {
+	try := func(listener string, ws []route.Weighted, v *route.VirtualHost) bool {
 		probe := router{w: r.w, to: r.to, port: r.port, ip: r.ip, a: r.a}
+		if v != nil {
+			probe.resolve(v)
+		}
 		if probe.destinations(ws); !probe.a.Reaches {
 			return false
 		}
@@ -314,14 +389,18 @@ func (r *router) tcp() bool {
 		return true
 	}
 	for i := range r.w.Outbound {
-		if o := &r.w.Outbound[i]; o.Kind == compile.TCP && try("TCP "+o.Bind.String(), o.Destinations) {
+		if o := &r.w.Outbound[i]; o.Kind == compile.TCP && try("TCP "+o.Bind.String(), o.Destinations, nil) {
 			return true
 		}
 	}
 	for i := range r.w.Outbound {
 		o := &r.w.Outbound[i]
 		for _, v := range o.Table.Hosts() {
-			if !v.HTTP && try("CONNECT "+v.Host+":"+strconv.Itoa(int(v.Port))+" at "+o.Bind.String(), v.Tunnel) {
+			by := "CONNECT "
+			if o.Kind == compile.Captured {
+				by = "captured "
+			}
+			if !v.HTTP && try(by+v.Host+":"+strconv.Itoa(int(v.Port))+" at "+o.Bind.String(), v.Tunnel, v) {
 				return true
 			}
 		}

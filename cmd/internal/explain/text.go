@@ -46,7 +46,11 @@ func (a *Answer) WriteText(w io.Writer) error {
 	for _, n := range a.Notes {
 		p.line("%s", Printable(n))
 	}
-	fmt.Fprintf(&p.b, "\n%s\n", a.verdict())
+	verdict := a.verdict()
+	if !a.Reached() {
+		verdict = "NOT REACHED; if it were: " + verdict
+	}
+	fmt.Fprintf(&p.b, "\n%s\n", verdict)
 	_, err := io.WriteString(w, p.b.String())
 	return err
 }

@@ -104,8 +104,9 @@ func ReadTraffic(m *Mesh, server string, paths []string, in io.Reader) (*Traffic
 		}
 	}
 	for _, w := range m.snapshot.Workloads() {
-		a := w.Address.Unmap()
-		t.byAddr[a] = append(t.byAddr[a], w)
+		for _, a := range w.Addresses() {
+			t.byAddr[a.Unmap()] = append(t.byAddr[a.Unmap()], w)
+		}
 	}
 	for _, p := range paths {
 		err := readLog(p, in, func(l *logLine) error { t.add(l); return nil })

@@ -160,15 +160,18 @@ func Render(values map[string]any, namespace, version string) (*Rendered, error)
 	release := chartutil.ReleaseOptions{Name: "signet", Namespace: namespace, Revision: 1, IsInstall: true}
 	all, err := chartutil.ToRenderValues(c, values, release, capabilities)
 	if err != nil {
-		return nil, fmt.Errorf("judging values: %w", err)
-	}
-	texts, err := engine.Render(c, all)
-	if err != nil {
-		return nil, fmt.Errorf("rendering the chart: %w", err)
+		return nil, refusal(c, values, err)
 	}
 	r := &Rendered{version: c.AppVersion()}
 	if r.values, err = all.Table("Values"); err != nil {
 		return nil, fmt.Errorf("reading values: %w", err)
+	}
+	if err := judgeValues(r.values); err != nil {
+		return nil, err
+	}
+	texts, err := engine.Render(c, all)
+	if err != nil {
+		return nil, fmt.Errorf("rendering the chart: %w", err)
 	}
 	if err := r.add(namespaceText(namespace)); err != nil {
 		return nil, err

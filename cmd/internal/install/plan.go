@@ -18,10 +18,10 @@ type Options struct {
 	Namespace          string
 }
 
-// Values are those that the person set, by profile, files and flags.
+// Values are those that the person set, by profile, files and flags. They are judged before anything is asked of a cluster.
 func (o *Options) Values() (map[string]any, error) {
 	if !label(o.Namespace) {
-		return nil, fmt.Errorf("--namespace %q is no name of a namespace", o.Namespace)
+		return nil, fmt.Errorf("--namespace %q: want a DNS label (RFC 1123): lower-case letters, digits and inner hyphens, at most 63, such as %s", o.Namespace, kube.SystemNamespace)
 	}
 	v, err := readProfile(o.Profile)
 	if err != nil {
@@ -37,6 +37,9 @@ func (o *Options) Values() (map[string]any, error) {
 	}
 	if o.TakeOver {
 		v["takeOver"] = true
+	}
+	if _, err := Render(v, o.Namespace, ""); err != nil {
+		return nil, err
 	}
 	return v, nil
 }

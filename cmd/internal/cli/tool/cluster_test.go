@@ -209,6 +209,40 @@ func TestHereBeforeCluster(t *testing.T) {
 	}
 }
 
+// A Service's name means its pods, where no workload has it.
+func TestPodsOfService(t *testing.T) {
+	ns := apply(t, `{apiVersion: v1, kind: ServiceAccount, metadata: {name: default}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: store}, spec: {clusterIP: None, selector: {app: depot}, ports: [{port: 8080}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: depot-0, labels: {app: depot}}, spec: {automountServiceAccountToken: false, containers: [{name: a, image: x}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: other-0}, spec: {automountServiceAccountToken: false, containers: [{name: a, image: x}]}}`)
+	pods := kubernetes.NewForConfigOrDie(admin).CoreV1().Pods(ns)
+	for _, name := range []string{"depot-0", "other-0"} {
+		p, err := pods.Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Status.Phase = corev1.PodRunning
+		if _, err := pods.UpdateStatus(t.Context(), p, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &remote{kubeconfig: kubeconfig(t, "")}
+	k, err := r.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, note, err := k.one(t.Context(), ns+"/store")
+	if err != nil || p.Name != "depot-0" || note != ns+"/store is asked as its pod "+ns+"/depot-0, one of 1" {
+		t.Errorf("%v %q %v", p, note, err)
+	}
+	if _, _, err := k.one(t.Context(), ns+"/nothing"); err == nil || !strings.Contains(err.Error(), "Job or Service of that name") {
+		t.Error(err)
+	}
+}
+
 // What people call a workload means its pods.
 func TestOwnedBy(t *testing.T) {
 	yes := true

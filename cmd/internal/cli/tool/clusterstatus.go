@@ -2,6 +2,7 @@ package tool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -38,14 +39,18 @@ func (k *cluster) status(ctx context.Context, names []string) (*meshStatus, erro
 	if err != nil {
 		return nil, err
 	}
-	replicas, err := k.control(ctx)
+	found, err := k.control(ctx)
+	if err == nil && !found.runs() {
+		err = k.away(ctx, found)
+	}
 	if err != nil {
 		if len(pods) == 0 {
 			return nil, err
 		}
 		out.Silent = append(out.Silent, "control plane: "+err.Error()) // who may see pods of one namespace alone
+	} else {
+		out.Control = k.askControl(ctx, found.pods, out)
 	}
-	out.Control = k.askControl(ctx, replicas, out)
 	k.askSidecars(ctx, pods, out)
 	out.sort()
 	if out.Control == nil && len(out.Sidecars) == 0 {
@@ -93,6 +98,10 @@ func (k *cluster) askControl(ctx context.Context, replicas []*corev1.Pod, out *m
 	var g errgroup.Group
 	g.SetLimit(atOnce)
 	for i, p := range replicas {
+		if !started(p) {
+			errs[i] = errors.New(stateOf(p))
+			continue
+		}
 		g.Go(func() error {
 			t := k.target(p.Namespace, p.Name, controlPort)
 			defer t.Client.CloseIdleConnections()

@@ -127,6 +127,7 @@ func readInput(c *cobra.Command, name string) ([]byte, error) {
 // settings are those of a file or a cluster with single ones changed.
 func (i *injection) settings(c *cobra.Command) (*inject.Config, error) {
 	var text []byte
+	var hookKey string
 	var err error
 	native := true
 	switch {
@@ -135,7 +136,7 @@ func (i *injection) settings(c *cobra.Command) (*inject.Config, error) {
 			return nil, cli.Mistake(err)
 		}
 	case !i.offline && (i.remote.kubeconfig != "" || i.remote.context != "" || i.remote.found()):
-		if text, native, err = i.ask(c); err != nil {
+		if text, hookKey, native, err = i.ask(c); err != nil {
 			return nil, err
 		}
 	}
@@ -145,6 +146,9 @@ func (i *injection) settings(c *cobra.Command) (*inject.Config, error) {
 	values := map[string]any{}
 	if err := yaml.Unmarshal(text, &values); err != nil {
 		return nil, cli.Mistake(err)
+	}
+	if _, given := values["hookKey"]; !given && hookKey != "" {
+		values["hookKey"] = hookKey
 	}
 	set := i.set
 	for flag, key := range settingFlags() {
@@ -199,11 +203,12 @@ func put(values map[string]any, path []string, v any) error {
 	return put(copied, path[1:], v)
 }
 
-// ask reads the settings of a cluster's control plane, and whether its API server has native sidecars.
-func (i *injection) ask(c *cobra.Command) (text []byte, native bool, err error) {
-	k, err := i.remote.open()
+// ask reads the settings of a cluster's control plane, and whether its API server has native sidecars. hookKey is for the words of
+// hooks' paths: random, the same every time, and known to those who may read the settings alone.
+func (i *injection) ask(c *cobra.Command) (text []byte, hookKey string, native bool, err error) {
+	k, err := i.remote.open(c.Context())
 	if err != nil {
-		return nil, false, err
+		return nil, "", false, err
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
 	defer cancel()
@@ -213,18 +218,18 @@ func (i *injection) ask(c *cobra.Command) (text []byte, native bool, err error) 
 	}
 	m, err := k.client.CoreV1().ConfigMaps(i.remote.system).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, false, cli.Mistake(fmt.Errorf("reading the settings of %s: there is no ConfigMap %s/%s: is Signet installed there? (--offline takes the settings compiled in)", k.name, i.remote.system, name))
+		return nil, "", false, cli.Mistake(fmt.Errorf("reading the settings of %s: there is no ConfigMap %s/%s: is Signet installed there? (--offline takes the settings compiled in)", k.name, i.remote.system, name))
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("reading the settings of %s (--offline takes those compiled in): %w", k.name, err)
+		return nil, "", false, fmt.Errorf("reading the settings of %s (--offline takes those compiled in): %w", k.name, err)
 	}
 	v, err := k.client.Discovery().ServerVersion()
 	if err != nil {
-		return nil, false, fmt.Errorf("reading the version of %s: %w", k.name, err)
+		return nil, "", false, fmt.Errorf("reading the version of %s: %w", k.name, err)
 	}
 	parsed, err := version.ParseGeneric(v.GitVersion)
 	if err != nil {
-		return nil, false, fmt.Errorf("reading the version of %s: %w", k.name, err)
+		return nil, "", false, fmt.Errorf("reading the version of %s: %w", k.name, err)
 	}
-	return []byte(m.Data[inject.ConfigKey]), inject.HasNative(parsed), nil
+	return []byte(m.Data[inject.ConfigKey]), string(m.UID), inject.HasNative(parsed), nil
 }

@@ -29,7 +29,13 @@ CustomResourceDefinitions that are there and are not Signet's are left alone, an
 there.
 
 Values come from the profile, then from --values in their order, then from --set, then from the flags that
-name one. They are those of the chart's values.yaml, and an unknown one is a mistake.`
+name one. They are those of the chart's values.yaml, and an unknown one is a mistake, as is one that the
+API server or the control plane would refuse.
+
+Applied again, nothing is written. kubectl still calls the PodDisruptionBudget configured, whose selector
+it never compares.
+
+Exit codes: 0 the objects are printed, 1 the cluster could not be looked at, 2 a mistake in flags or values.`
 
 func newInstall() *cobra.Command {
 	var o install.Options
@@ -51,12 +57,12 @@ func newInstall() *cobra.Command {
 			}
 			var found *install.Survey
 			if !offline {
-				k, err := r.open()
+				k, err := r.open(c.Context())
 				if err == nil {
 					found, err = install.Look(c.Context(), k.cfg, o.Namespace, install.Revision(values))
 				}
 				if err != nil {
-					return fmt.Errorf("%w\nNo cluster to look at? --offline prints the objects for one where no Istio lives", err)
+					return fmt.Errorf("%w\n--offline prints the objects without a look, for a cluster where no Istio lives", err)
 				}
 				if err := found.Decide(values); err != nil {
 					return cli.Mistake(err)

@@ -25,12 +25,12 @@ const (
 
 // namespaces are the names of those that there are.
 func (r *remote) namespaces(ctx context.Context) ([]string, error) {
-	k, err := r.open()
+	ctx, cancel := context.WithTimeout(ctx, completeWait)
+	defer cancel()
+	k, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, completeWait)
-	defer cancel()
 	list, err := k.client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: pageSize})
 	if err != nil {
 		return nil, err
@@ -112,8 +112,8 @@ func ownedBy(p *corev1.Pod, name string) bool {
 	return false
 }
 
-// owned are the pods that NAMESPACE/NAME means: the pod of that name, else those of what is called so. What runs and is ready
-// comes first.
+// owned are the pods that NAMESPACE/NAME means: the pod of that name, else those of what is called so, else those behind the
+// Service of that name. What runs and is ready comes first.
 func (k *cluster) owned(ctx context.Context, name string) ([]*corev1.Pod, error) {
 	namespace, short, err := k.split(name)
 	if err != nil {
@@ -130,14 +130,39 @@ func (k *cluster) owned(ctx context.Context, name string) ([]*corev1.Pod, error)
 	if err != nil {
 		return nil, err
 	}
-	found := slices.DeleteFunc(all, func(p *corev1.Pod) bool { return !ownedBy(p, short) || !running(p) })
+	all = slices.DeleteFunc(all, func(p *corev1.Pod) bool { return !running(p) })
+	var found []*corev1.Pod
+	for _, p := range all {
+		if ownedBy(p, short) {
+			found = append(found, p)
+		}
+	}
 	if len(found) == 0 {
-		return nil, cli.Mistake(fmt.Errorf("there is no pod %s/%s, and no running pod of a Deployment, StatefulSet, DaemonSet or Job of that name", namespace, short))
+		if found, err = k.behind(ctx, namespace, short, all); err != nil {
+			return nil, err
+		}
+	}
+	if len(found) == 0 {
+		return nil, cli.Mistake(fmt.Errorf("there is no pod %s/%s, and no running pod of a Deployment, StatefulSet, DaemonSet, Job or Service of that name", namespace, short))
 	}
 	slices.SortFunc(found, func(a, b *corev1.Pod) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name, b.Name))
 	})
 	return found, nil
+}
+
+// behind are those of a namespace's pods that its Service of that name selects; none where there is none, or where it may not be
+// read.
+func (k *cluster) behind(ctx context.Context, namespace, service string, all []*corev1.Pod) ([]*corev1.Pod, error) {
+	s, err := k.client.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || err == nil && len(s.Spec.Selector) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, listing("services", namespace, err)
+	}
+	selected := labels.SelectorFromSet(s.Spec.Selector)
+	return slices.DeleteFunc(all, func(p *corev1.Pod) bool { return !selected.Matches(labels.Set(p.Labels)) }), nil
 }
 
 // rank orders pods to ask: those that can answer first.
@@ -174,37 +199,6 @@ func (k *cluster) one(ctx context.Context, name string) (*corev1.Pod, string, er
 		return p, "", nil
 	}
 	return p, fmt.Sprintf("%s is asked as its pod %s/%s, one of %d", name, p.Namespace, p.Name, len(found)), nil
-}
-
-// control are the pods behind the control plane's Service.
-func (k *cluster) control(ctx context.Context) ([]*corev1.Pod, error) {
-	ns := k.remote.system
-	list, err := k.client.CoreV1().Services(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, listing("services", ns, err)
-	}
-	var out []*corev1.Pod
-	seen := map[string]bool{}
-	for i := range list.Items {
-		s := &list.Items[i]
-		if s.Name != kube.ControlPlane && !strings.HasPrefix(s.Name, kube.ControlPlane+"-") || len(s.Spec.Selector) == 0 {
-			continue
-		}
-		some, err := k.pods(ctx, ns, labels.SelectorFromSet(s.Spec.Selector).String())
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range some {
-			if running(p) && !seen[p.Name] {
-				seen[p.Name] = true
-				out = append(out, p)
-			}
-		}
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("finding the control plane: no running pod behind a Service %s in namespace %q; is Signet installed there? --system-namespace names another", kube.ControlPlane, ns)
-	}
-	return out, nil
 }
 
 // sidecars are the injected, running pods of --namespace, else of all namespaces; at most limit, and how many there are.

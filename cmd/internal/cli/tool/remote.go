@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -31,6 +34,9 @@ const (
 const (
 	// askPod bounds one exchange with a pod, the forwarding included.
 	askPod = 10 * time.Second
+	// reachWait bounds the first exchange with an API server, callWait each other one.
+	reachWait = 5 * time.Second
+	callWait  = 30 * time.Second
 	// probeWait is how long a local socket may take to accept.
 	probeWait = 200 * time.Millisecond
 )
@@ -84,7 +90,8 @@ func (r *remote) found() bool {
 	return err == nil
 }
 
-func (r *remote) open() (*cluster, error) {
+// open reads the kubeconfig, a mistake of the caller where that can't be done, and reaches for the cluster.
+func (r *remote) open(ctx context.Context) (*cluster, error) {
 	loader := r.loader()
 	cfg, err := loader.ClientConfig()
 	if err != nil {
@@ -92,6 +99,8 @@ func (r *remote) open() (*cluster, error) {
 	}
 	cfg.UserAgent = "signet/" + cli.Version()
 	cfg.QPS, cfg.Burst = 50, 100
+	cfg.Timeout = callWait
+	cfg.WarningHandler = rest.NoWarnings{} // of kinds that are deprecated, where all are listed
 	out := &cluster{name: cfg.Host, cfg: cfg, remote: r}
 	if raw, err := loader.RawConfig(); err == nil {
 		out.name = firstOf(r.context, firstOf(raw.CurrentContext, cfg.Host))
@@ -99,8 +108,32 @@ func (r *remote) open() (*cluster, error) {
 	if out.client, err = kubernetes.NewForConfig(cfg); err != nil {
 		return nil, fmt.Errorf("building Kubernetes client: %w", err)
 	}
-	out.dialer, err = portforward.New(cfg)
-	return out, err
+	if out.dialer, err = portforward.New(cfg); err != nil {
+		return nil, err
+	}
+	return out, out.reach(ctx)
+}
+
+// reach asks for the API server's version, which nearly everybody may: that it can't be reached, or does not know who asks, is
+// said once and soon, whatever is asked of it then.
+func (k *cluster) reach(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reachWait)
+	defer cancel()
+	err := k.client.Discovery().RESTClient().Get().AbsPath("/version").MaxRetries(0).Do(ctx).Error()
+	switch {
+	case err == nil, apierrors.IsForbidden(err):
+		return nil
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("asking cluster %s at %s: it does not take the credentials of this context: renew them, or give another --context", k.name, k.cfg.Host)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %s", reachWait)
+	}
+	var request *url.Error
+	if errors.As(err, &request) { // whose URL is nobody's
+		err = request.Err
+	}
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return fmt.Errorf("asking cluster %s at %s: %s\nIs it up, and is this its kubeconfig?", k.name, k.cfg.Host, first)
 }
 
 // target is the way to one port of a pod.
@@ -125,11 +158,11 @@ func (w *where) cluster(c *cobra.Command) (*cluster, error) {
 	case local != "" && far != "":
 		return nil, cli.Mistake(fmt.Errorf("--%s is of this machine and --%s of a cluster: give one of them\nSee '%s --help'", local, far, c.CommandPath()))
 	case far != "":
-		return w.remote.open()
+		return w.remote.open(c.Context())
 	case local != "" || w.running(c.Context()) || !w.remote.found():
 		return nil, nil
 	}
-	return w.remote.open()
+	return w.remote.open(c.Context())
 }
 
 // running reports whether a sidecar or a control plane of this machine takes connections.
@@ -177,8 +210,8 @@ func (r *remote) completeNamespaces(c *cobra.Command, _ []string, _ string) ([]s
 
 // noCluster is what there is to say where neither a mesh runs here nor a kubeconfig leads to a cluster.
 func noCluster(err error) error {
-	if os.Getenv("KUBECONFIG") != "" {
-		return err
+	if files := os.Getenv("KUBECONFIG"); files != "" {
+		return errors.Join(err, fmt.Errorf("$KUBECONFIG, %s, leads to no cluster either", files))
 	}
 	return errors.Join(err, errors.New("there is no kubeconfig either: give --kubeconfig FILE to ask a cluster"))
 }

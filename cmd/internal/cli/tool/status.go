@@ -38,7 +38,8 @@ namespace, at most 100. Of this machine all are asked that are found, or those t
 
 Exit codes: 0 everything stands, 3 something is refused, quarantined or unresolved, a sidecar does not
 answer or is not in sync, or a policy lacks what it judges by (its bundle, an issuer's keys, the store of
-limits), 1 nothing could be asked, 2 a mistake in flags.`
+limits), 1 nothing could be asked: in a cluster whose control plane has no pod that runs, the message says
+what there is of it and what to do, 2 a mistake in flags.`
 
 // exitFindings is what `status` ends with when not all is well.
 const exitFindings = 3

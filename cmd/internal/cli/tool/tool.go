@@ -26,7 +26,7 @@ applied on that same path.
 Start with:   signet up deploy/demo
 
 Exit codes: 0 success, 1 a failure while running, 2 a mistake in flags, files or objects, and 3 where a
-command says so (why: the request is denied; status: something is to be mended).`,
+command says so (why: the request is denied or does not get there; status: something is to be mended).`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}

@@ -89,7 +89,11 @@ func (w *where) denials(c *cobra.Command, pods int) (*explain.Live, error) {
 	case err != nil:
 		return nil, err
 	case all == 0:
-		return nil, fmt.Errorf("finding sidecars: no running pod of cluster %s has one", k.name)
+		err := fmt.Errorf("finding sidecars: no running pod of cluster %s has one", k.name)
+		if p, found := k.control(c.Context()); found == nil && !p.runs() { // without it no pod gets one
+			err = fmt.Errorf("%w\n%w", err, k.away(c.Context(), p))
+		}
+		return nil, err
 	case all > len(some):
 		fmt.Fprintf(c.ErrOrStderr(), "asking %d of %d pods: --pods or --namespace says which\n", len(some), all)
 	}

@@ -41,7 +41,7 @@ func newUninstall() *cobra.Command {
   signet uninstall --purge --dry-run`,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			k, err := r.open()
+			k, err := r.open(c.Context())
 			if err != nil {
 				return err
 			}

@@ -118,7 +118,7 @@ func (v *validation) fromCluster(c *cobra.Command, control *policy.ControlSettin
 	if err := checkTrustDomain(v.trustDomain); err != nil {
 		return err
 	}
-	k, err := v.remote.open()
+	k, err := v.remote.open(c.Context())
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/signet-mesh/signet/cmd/internal/up"
 )
 
-// exitDenied is what `why` ends with for a request that is denied.
+// exitDenied is what `why` ends with for a request that is denied, or that does not reach the server.
 const exitDenied = 3
 
 const whyHelp = `Say what becomes of a request and why: the route that the caller's sidecar chooses, then the judgement of
@@ -31,13 +31,14 @@ or --admin; or those of a cluster's pods.
 
 --from is NAMESPACE/WORKLOAD, a SPIFFE ID, or plaintext for a caller without a certificate. --to without
 a port means the workload's only HTTP port. --host is the service that the port serves where it is not
-given. In a cluster a workload is a pod, or a Deployment, StatefulSet, DaemonSet, Job or CronJob: one of
-its ready pods is asked, and the answer says which. The namespace may be left out where --namespace
+given. In a cluster a workload is a pod, or a Deployment, StatefulSet, DaemonSet, Job or CronJob, or else
+a Service: one of its ready pods is asked, and the answer says which. The namespace may be left out where --namespace
 names it. A caller without a sidecar calls in plaintext.
 
 ` + remoteHelp + `
 
-Exit codes: 0 the request is allowed, 3 it is denied, 2 a mistake in flags, files or objects, 1 the
+Exit codes: 0 the request is allowed, 3 it is denied or does not reach the server (no route of the
+caller's sidecar leads there, or a route answers by itself), 2 a mistake in flags, files or objects, 1 the
 server's sidecar can't be asked.`
 
 // where says whom to ask: a directory, or sidecars.
@@ -153,7 +154,7 @@ func newWhy() *cobra.Command {
 				return err
 			case a.Decision == explain.Unknown:
 				return errors.New("the server's sidecar could not be asked")
-			case !a.Allowed():
+			case !a.Allowed() || !a.Reached():
 				return cli.Exit(exitDenied)
 			}
 			return nil
