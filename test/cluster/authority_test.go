@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -171,7 +172,38 @@ func pluggedCA(t *testing.T) {
 		}
 		return nil
 	})
-	kubectl(t, "", "-n", "shop", "rollout", "restart", "deployment/cart", "deployment/pay")
-	rollout(t, "shop", "cart", "pay")
+	eventually(t, "it signs", func() error {
+		out, err := tryKubectl("", "-n", system, "logs", "-l", "app.kubernetes.io/name=signetd", "--tail=200")
+		if n := strings.Count(out, "PluggedCAInUse"); err != nil || n == 0 {
+			return fmt.Errorf("no replica says so: %v", err)
+		}
+		return nil
+	})
+	// pay gets certificates under the new root while cart, and the load, have theirs under the old: nobody is lost in between.
+	loaded(t, "shop", "plugged", "20", []string{pay}, func() {
+		kubectl(t, "", "-n", "shop", "rollout", "restart", "deployment/pay")
+		rollout(t, "shop", "pay")
+		eventually(t, "pay shows a certificate under the new root", func() error {
+			chain := shown(t, podIP(t, "shop", "pay")+":8080")
+			if err := chain[len(chain)-1].CheckSignatureFrom(ca); err != nil && !chain[len(chain)-1].Equal(ca) {
+				return fmt.Errorf("issued by %q: %v", chain[0].Issuer, err)
+			}
+			return nil
+		})
+		answered(t, 20*time.Second, 200, "shop", "deploy/cart", pay)
+	})
+	kubectl(t, "", "-n", "shop", "rollout", "restart", "deployment/cart")
+	rollout(t, "shop", "cart")
 	answered(t, 20*time.Second, 200, "shop", "deploy/cart", pay)
+}
+
+// shown is the certificate chain that a pod's sidecar shows.
+func shown(t *testing.T, address string) []*x509.Certificate {
+	t.Helper()
+	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.ConnectionState().PeerCertificates
 }

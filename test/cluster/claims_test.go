@@ -17,14 +17,17 @@ func TestMesh(t *testing.T) {
 	deploy(t, workload{ns: "shop", name: "cart"},
 		workload{ns: "shop", name: "pay", replicas: 2, serve: "--linger 1s --echo :9000", portName: "web", ports: ", {name: echo, port: 9000}"},
 		workload{ns: "plain", name: "outsider"})
-	byHand(t, workload{ns: "ops", name: "audit"})
+	byHand(t, workload{ns: "ops", name: "audit", lines: "        lifecycle: {preStop: {httpGet: {path: /healthz, port: 8080}}}"})
 
 	t.Run("every pod of a labelled namespace has a sidecar", sidecars)
 	t.Run("a call between plain deployments carries identities", identities)
 	t.Run("what passes between pods is TLS 1.3, and nothing is readable", onTheWire)
 	t.Run("STRICT refuses a pod without a sidecar", strict)
 	t.Run("probes work under STRICT", probes)
+	t.Run("gRPC: probes under STRICT, calls judged as TCP, and a policy's status says so", remoteCalls)
 	t.Run("metrics of the application and the sidecar come merged", merged)
+	t.Run("IPv6 is captured, carries identities, and STRICT refuses", overIPv6)
+	t.Run("every kind of workload is injected by hand, and taken out again", kindsByHand)
 	t.Run("AuthorizationPolicy by service account", byServiceAccount)
 	t.Run("AuthorizationPolicy by namespace", byNamespace)
 	t.Run("a policy change is in force within a second", quick)
@@ -37,6 +40,7 @@ func TestMesh(t *testing.T) {
 	t.Run("signet status, why and top reach pods", tools)
 	t.Run("Pod Security that forbids the init container is named in the refusal", podSecurity)
 	t.Run("certificate requests are signed when approved and true", certificateRequests)
+	t.Run("the CA takes tokens of living pods for its audiences, and refuses all others alike", tokens)
 	t.Run("a CA of one's own is taken while everything runs, a broken one is not", pluggedCA)
 }
 
@@ -44,8 +48,10 @@ func TestMesh(t *testing.T) {
 func byHand(t *testing.T, w workload) {
 	t.Helper()
 	injected := signet(t, w.yaml(), "inject", "-f", "-")
-	if again := signet(t, injected, "inject", "-f", "-"); again != injected {
-		t.Errorf("injecting twice gives something else:\n%s\n---\n%s", injected, again)
+	for what, text := range map[string]string{"what is injected": injected, "the same": w.yaml()} {
+		if again := signet(t, text, "inject", "-f", "-"); again != injected {
+			t.Errorf("injecting %s again gives something else:\n%s\n---\n%s", what, injected, again)
+		}
 	}
 	apply(t, injected)
 	rollout(t, w.ns, w.name)
@@ -176,12 +182,7 @@ func probes(t *testing.T) {
 		t.Errorf("restarts: %q", n)
 	}
 	call(t, "shop", "deploy/probed", "http://127.0.0.1:8080/fail")
-	eventually(t, "the readiness probe notices", func() error {
-		if s := kubectl(t, "", "-n", "shop", "get", "pods", "-l", "app=probed", "-o", `jsonpath={.items[0].status.conditions[?(@.type=="Ready")].status}`); s != "False" {
-			return fmt.Errorf("ready is %q", s)
-		}
-		return nil
-	})
+	unready(t, "probed")
 	kubectl(t, "", "-n", "shop", "delete", "deployment", "probed", "--wait=false")
 }
 

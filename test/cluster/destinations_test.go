@@ -155,6 +155,19 @@ spec:
 	}
 }
 
+// condition waits for a condition of an object in shop; want begins its status and message.
+func condition(t *testing.T, kind, name, typ, want string) {
+	t.Helper()
+	eventually(t, kind+" "+name+" "+typ, func() error {
+		got := kubectl(t, "", "-n", "shop", "get", kind, name, "-o", `jsonpath={.status.conditions[?(@.type=="`+typ+`")].status} {.status.conditions[?(@.type=="`+typ+`")].message}`)
+		if !strings.HasPrefix(got, want) {
+			return fmt.Errorf("have %q, want %s", got, want)
+		}
+		t.Logf("%s %s %s: %s", kind, name, typ, got)
+		return nil
+	})
+}
+
 func conditions(t *testing.T) {
 	policy(t, `
 apiVersion: security.istio.io/v1
@@ -167,20 +180,9 @@ kind: VirtualService
 metadata: {name: dangling, namespace: shop}
 spec: {hosts: [cart], http: [{route: [{destination: {host: nowhere}}]}]}
 `)
-	condition := func(kind, name, typ, want string) {
-		t.Helper()
-		eventually(t, kind+" "+name+" "+typ, func() error {
-			got := kubectl(t, "", "-n", "shop", "get", kind, name, "-o", `jsonpath={.status.conditions[?(@.type=="`+typ+`")].status} {.status.conditions[?(@.type=="`+typ+`")].message}`)
-			if !strings.HasPrefix(got, want) {
-				return fmt.Errorf("have %q, want %s", got, want)
-			}
-			t.Logf("%s %s %s: %s", kind, name, typ, got)
-			return nil
-		})
-	}
-	condition("authorizationpolicy", "watched", "Accepted", "True")
-	condition("authorizationpolicy", "watched", "Programmed", "True")
-	condition("virtualservice", "dangling", "ResolvedRefs", "False")
+	condition(t, "authorizationpolicy", "watched", "Accepted", "True")
+	condition(t, "authorizationpolicy", "watched", "Programmed", "True")
+	condition(t, "virtualservice", "dangling", "ResolvedRefs", "False")
 	t.Log(kubectl(t, "", "-n", "shop", "get", "authorizationpolicy"))
 	out, err := tryKubectl(`
 apiVersion: security.istio.io/v1

@@ -1,4 +1,4 @@
-// Package cluster_test runs Signet in a real single-node Kubernetes: etcd, kube-apiserver, controller manager, scheduler,
+// Package cluster_test runs Signet in a real single-node, dual-stack Kubernetes: etcd, kube-apiserver, controller manager, scheduler,
 // kubelet, containerd, kube-proxy and CoreDNS, in namespaces of their own on this machine (folder node). Nothing is left
 // behind.
 //
@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -64,6 +65,9 @@ func outside() (code int, err error) {
 	} else if err := script(ctx, "import.sh"); err != nil {
 		return 1, fmt.Errorf("importing images: %w", err)
 	}
+	if _, err := helmPath(ctx); err != nil { // inside there is no network
+		return 1, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return 1, err
@@ -82,6 +86,17 @@ func script(ctx context.Context, name string) error {
 	c := exec.CommandContext(ctx, filepath.Join("node", name))
 	c.Stdout, c.Stderr = os.Stderr, os.Stderr
 	return c.Run()
+}
+
+// helmPath builds Helm, unless it is built, and says where it is.
+func helmPath(ctx context.Context) (string, error) {
+	c := exec.CommandContext(ctx, "go", "tool", "-n", "helm")
+	c.Dir, c.Stderr = "../helm", os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		return "", fmt.Errorf("building Helm: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // images puts what the pods run into a folder: Signet's images and the tests' application. It leaves bin/signet as well.

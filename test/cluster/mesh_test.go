@@ -63,6 +63,7 @@ type workload struct {
 	template          string // more of the pod's spec, in YAML with six spaces
 	lines             string // more of the application's container, in YAML with eight spaces
 	ports             string // more of the Service's ports, YAML flow
+	readiness         string // the readiness probe, YAML flow; "" for /healthz
 	noService         bool
 }
 
@@ -72,6 +73,9 @@ func (w workload) yaml() string {
 	}
 	if w.version == "" {
 		w.version = "v1"
+	}
+	if w.readiness == "" {
+		w.readiness = "httpGet: {path: /healthz, port: 8080}"
 	}
 	args := "serve --name " + w.name + " --version " + w.version + " " + w.serve
 	name := w.name
@@ -100,9 +104,9 @@ spec:
         image: registry.local/app:1
         args: %[7]s
         ports: [{containerPort: 8080}]
-        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        readinessProbe: {%[10]s, periodSeconds: 1}
 %[9]s
-`, w.ns, name, w.name, w.replicas, w.version, w.annotations, list(args), w.template, w.lines)
+`, w.ns, name, w.name, w.replicas, w.version, w.annotations, list(args), w.template, w.lines, w.readiness)
 	if w.version != "v1" {
 		return out
 	}
@@ -153,5 +157,15 @@ func answered(t *testing.T, within time.Duration, want int, ns, from string, arg
 // podIP is the address of one pod of an application.
 func podIP(t *testing.T, ns, app string) string {
 	t.Helper()
-	return kubectl(t, "", "-n", ns, "get", "pods", "-l", "app="+app, "--field-selector=status.phase=Running", "-o", "jsonpath={.items[0].status.podIP}")
+	return onePod(t, ns, app, "{.items[0].status.podIP}")
+}
+
+func podName(t *testing.T, ns, app string) string {
+	t.Helper()
+	return onePod(t, ns, app, "{.items[0].metadata.name}")
+}
+
+func onePod(t *testing.T, ns, app, path string) string {
+	t.Helper()
+	return kubectl(t, "", "-n", ns, "get", "pods", "-l", "app="+app, "--field-selector=status.phase=Running", "-o", "jsonpath="+path)
 }

@@ -12,6 +12,7 @@ type row struct{ dir, floor, why string }
 // floors is the plan of the house. A new room is a row here, with its reason.
 var floors = []row{
 	{"identity", "0", ""},
+	{"identity/turn", "0", "shares and queues by caller, which the doors of ca, mesh, kube and cmd's entrance bound strangers with"},
 	{"identity/jwt", "0b", "authz's words name a verified token, so it stands below them"},
 	{"mesh/policy", "0b", "the generated words of our own objects, which mesh, authz/rego and proxy/limit read"},
 

@@ -1,5 +1,5 @@
 // Command app is every container of the cluster tests: an application that knows nothing of the mesh, and the clients that call
-// it. One static binary, no dependency.
+// it. One static binary.
 package main
 
 import (
@@ -19,6 +19,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 func main() {
@@ -48,6 +53,8 @@ func main() {
 		err = load(ctx, args)
 	case "tcp":
 		err = tcp(args)
+	case "health":
+		err = askHealth(ctx, args[0])
 	default:
 		err = fmt.Errorf("unknown role %q", os.Args[1])
 	}
@@ -75,6 +82,7 @@ func serve(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("serve", flag.ExitOnError)
 	addr := f.String("http", ":8080", "address of HTTP; empty for none")
 	echo := f.String("echo", "", "address of a TCP echo")
+	rpc := f.String("grpc", "", "address of a gRPC health service, which /fail makes NOT_SERVING")
 	greet := f.String("greet", "", "address of a server that speaks first")
 	name, version := f.String("name", "app", "what it is called"), f.String("version", "v1", "its version")
 	linger := f.Duration("linger", 0, "how long new requests are still served after SIGTERM")
@@ -98,12 +106,22 @@ func serve(ctx context.Context, args []string) error {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
-	mux.HandleFunc("/fail", func(http.ResponseWriter, *http.Request) { failing.Store(true) })
+	healthy := health.NewServer()
+	mux.HandleFunc("/fail", func(http.ResponseWriter, *http.Request) { failing.Store(true); healthy.Shutdown() })
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "# TYPE app_answers counter\napp_answers{name=%q} 1\n", *name)
 	})
 	if *echo != "" {
 		go listen(*echo, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	}
+	if *rpc != "" {
+		ln, err := net.Listen("tcp", *rpc)
+		if err != nil {
+			return err
+		}
+		srv := grpc.NewServer()
+		grpc_health_v1.RegisterHealthServer(srv, healthy)
+		go func() { _ = srv.Serve(ln) }()
 	}
 	if *greet != "" {
 		go listen(*greet, func(c net.Conn) { fmt.Fprintf(c, "hello from %s\n", *name); _, _ = io.Copy(c, c) })
@@ -309,5 +327,21 @@ func tcp(args []string) error {
 	}
 	line, err := bufio.NewReader(c).ReadString('\n')
 	fmt.Print(line)
+	return err
+}
+
+// askHealth prints what the gRPC health service at an address says of the whole server.
+func askHealth(ctx context.Context, addr string) error {
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	if err == nil {
+		fmt.Println(answer.Status)
+	}
 	return err
 }

@@ -7,6 +7,6 @@ BUILT=${XDG_CACHE_HOME:-$HOME/.cache}/signet-cluster/$KUBE_VERSION-$key
 BIN=$BUILT/bin ROOT=$BUILT/root
 RUN=${SIGNET_CLUSTER:-/tmp/signet-cluster}
 PKI=$RUN/pki
-IP=10.200.0.1
+IP=10.200.0.1 IP6=fd00:200::1
 GROUP=signet-$(printf %s "$RUN" | sha256sum | cut -c1-8)
 export PATH=$BIN:$ROOT/usr/bin:$ROOT/usr/sbin:$PATH LD_LIBRARY_PATH=$ROOT/usr/lib/x86_64-linux-gnu
