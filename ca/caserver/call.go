@@ -15,8 +15,8 @@ import (
 // Limits of requests that have not arrived whole. Nobody has proven anything by then.
 const (
 	// maxReading and maxReadingPerSource bound them, in all and from one address.
-	maxReading          = 1024
-	maxReadingPerSource = 64
+	maxReading          = 4096
+	maxReadingPerSource = 1024
 	// readTimeout is from the headers of a call to the end of its message.
 	readTimeout = 5 * time.Second
 )

@@ -40,7 +40,7 @@ const (
 	// idleTimeout closes a connection without a call.
 	idleTimeout = time.Minute
 	// Bounds of the queue where Options set none.
-	defaultQueuePerIdentity = 32
+	defaultQueuePerIdentity = 1024 // a Deployment's pods start together
 	defaultQueue            = 4096
 )
 
@@ -57,7 +57,7 @@ const unauthenticated = "request authenticate failure"
 type Options struct {
 	CA       *ca.CA
 	Attestor *attest.Attestor
-	// QueuePerIdentity bounds the calls that wait for one identity; zero means 32.
+	// QueuePerIdentity bounds the calls that wait for one identity; zero means 1,024.
 	QueuePerIdentity int
 	// Queue bounds the calls that wait in all; zero means 4096.
 	Queue int

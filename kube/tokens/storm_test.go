@@ -49,7 +49,7 @@ func newDoor(t testing.TB, b *bench) *door {
 	must(t, err)
 	attestor, err := attest.NewWithBearers(td, d.judge)
 	must(t, err)
-	server, err := caserver.New(caserver.Options{CA: issuer, Attestor: attestor, QueuePerIdentity: 1024})
+	server, err := caserver.New(caserver.Options{CA: issuer, Attestor: attestor})
 	must(t, err)
 	key, csr := newCSR(t)
 	issued, err := issuer.ControlPlane().Issue(t.Context(), csr, time.Hour, nil)

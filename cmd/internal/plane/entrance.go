@@ -16,8 +16,8 @@ import (
 const (
 	handshakeTimeout = 10 * time.Second
 	// Connections that shake hands, or came without a certificate: in all and from one address.
-	maxAnonymous          = 2048
-	maxAnonymousPerSource = 256
+	maxAnonymous          = 4096
+	maxAnonymousPerSource = 1024 // a node whose pods share its address starts them all at once
 	// Connections with a certificate, as well.
 	maxProven          = 16_384
 	maxProvenPerSource = 4096
