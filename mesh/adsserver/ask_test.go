@@ -225,6 +225,7 @@ func TestSeatsOfGoneWorkloadsAreForgotten(t *testing.T) {
 		if _, ok := s.Proxy("shop/w"); !ok {
 			t.Error("one whose workload is there is forgotten")
 		}
+		synctest.Wait()
 		w.empty = true
 		time.Sleep(sweepEvery)
 		if _, ok := s.Proxy("shop/w"); ok {
