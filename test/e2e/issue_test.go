@@ -240,8 +240,12 @@ func (d *door) lifetimes(t *testing.T) {
 func (d *door) badRequests(t *testing.T) {
 	good := request(t, newKey(t))
 	big := "-----BEGIN CERTIFICATE REQUEST-----\n" + strings.Repeat(strings.Repeat("A", 64)+"\n", 1<<20/65) + "-----END CERTIFICATE REQUEST-----\n"
+	// gRPC itself refuses what is too large, before it is read: a caller without a proof gets no memory.
+	if _, err := d.ask(big, 0, nil, d.token("shop/cart")); rpc.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "larger than max") {
+		t.Errorf("1 MB: %v", err)
+	}
 	for name, csr := range map[string]string{
-		"1 MB": big, "empty": "", "no PEM": "hello", "two": good + good, "cut off": good[:len(good)/2],
+		"empty": "", "no PEM": "hello", "two": good + good, "cut off": good[:len(good)/2],
 		"broken signature": forge(good), "key instead": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
 	} {
 		start := time.Now()
