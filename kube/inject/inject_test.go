@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/signet-mesh/signet/deploy/charts"
@@ -172,5 +173,16 @@ func TestDefaultTag(t *testing.T) {
 	chart, err := fs.ReadFile(charts.Signet(), "Chart.yaml")
 	if err != nil || !strings.Contains(string(chart), "\nappVersion: "+DefaultTag+"\n") {
 		t.Errorf("DefaultTag is %q, the chart says\n%s%v", DefaultTag, chart, err)
+	}
+}
+
+// What the mesh sends whole is asked for by either name, and in no other words.
+func TestDiscoveryByName(t *testing.T) {
+	for key, ok := range map[string]bool{"discovery: full": true, "SIGNET_DISCOVERY: full": true, "discovery: ondemand": true, "discovery: all": false, "discover: full": false} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"proxy.istio.io/config": "proxyMetadata: {" + key + "}"}},
+			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Image: "a:1"}}}}
+		if _, err := DefaultConfig().Inject(pod, ""); (err == nil) != ok {
+			t.Errorf("%s: %v", key, err)
+		}
 	}
 }

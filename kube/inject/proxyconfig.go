@@ -19,6 +19,7 @@ import (
 const (
 	metaDNS       = "ISTIO_META_DNS_CAPTURE" // "true", "false"
 	MetaDiscovery = "SIGNET_DISCOVERY"       // "full": all of the mesh is sent, not only what is used
+	metaShort     = "discovery"              // the same
 )
 
 // proxyConfigHonoured are the fields of ProxyConfig that are handed to the sidecar.
@@ -121,9 +122,9 @@ func judgeMetadata(c *meshconfig.ProxyConfig, warnings []string) ([]string, erro
 		switch {
 		case k == metaDNS && v != "true" && v != "false":
 			return nil, fmt.Errorf("proxyMetadata[%s] is %q: want true or false", k, v)
-		case k == MetaDiscovery && v != "full" && v != "ondemand":
+		case (k == MetaDiscovery || k == metaShort) && v != "full" && v != "ondemand":
 			return nil, fmt.Errorf("proxyMetadata[%s] is %q: want full or ondemand", k, v)
-		case k == metaDNS, k == MetaDiscovery:
+		case k == metaDNS, k == MetaDiscovery, k == metaShort:
 		case strings.HasPrefix(k, "ISTIO_META_"), k == "MINIMUM_DRAIN_DURATION", k == "EXIT_ON_ZERO_ACTIVE_CONNECTIONS", k == "BOOTSTRAP_XDS_AGENT":
 			warnings = append(warnings, fmt.Sprintf("proxyMetadata[%s] is dropped: it configures Istio's agent", k))
 			delete(c.ProxyMetadata, k)

@@ -3,6 +3,7 @@ package source
 import (
 	"testing"
 
+	networking "istio.io/api/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -37,6 +38,21 @@ func TestLastingOwner(t *testing.T) {
 			if got := lastingOwner(p); got != c.want {
 				t.Errorf("%s %s with %s: %q, want %q", c.kind, c.name, label, got, c.want)
 			}
+		}
+	}
+}
+
+// The control plane's own pods are no workloads of the mesh: sent with their service account they would be refused by whoever gets them.
+func TestControlPlaneHasNoAccount(t *testing.T) {
+	for account, want := range map[string]string{"signetd": "", "prometheus": "prometheus"} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "signet-system", Name: "a"}, Spec: corev1.PodSpec{ServiceAccountName: account, NodeName: "n"},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}}}}
+		o := podObject(pod)
+		if o == nil {
+			t.Fatal("no object")
+		}
+		if got := o.Spec.(*networking.WorkloadEntry).ServiceAccount; got != want {
+			t.Errorf("%s: %q, want %q", account, got, want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	networking "istio.io/api/networking/v1"
 
+	"github.com/signet-mesh/signet/identity"
 	"github.com/signet-mesh/signet/kube"
 	"github.com/signet-mesh/signet/mesh"
 )
@@ -75,8 +76,18 @@ func podObject(p *corev1.Pod) *mesh.Object {
 	}
 	return &mesh.Object{
 		Meta: mesh.Meta{Key: podKey(p.Namespace, p.Name), Version: "v1", Created: p.CreationTimestamp.UTC(), Annotations: notes},
-		Spec: &networking.WorkloadEntry{Address: addresses[0].String(), Labels: podLabels(p), ServiceAccount: p.Spec.ServiceAccountName},
+		Spec: &networking.WorkloadEntry{Address: addresses[0].String(), Labels: podLabels(p), ServiceAccount: account(p)},
 	}
+}
+
+// account is a pod's service account, "" of the control plane's own pods: they are no workloads of the mesh, and nobody is to be led
+// to them as such.
+func account(p *corev1.Pod) string {
+	id, err := identity.New("cluster.local", p.Namespace, p.Spec.ServiceAccountName) // whatever the trust domain
+	if err == nil && id.IsControlPlane() {
+		return ""
+	}
+	return p.Spec.ServiceAccountName
 }
 
 func podKey(namespace, name string) mesh.Key {

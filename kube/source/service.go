@@ -233,7 +233,7 @@ func (s *Source) endpoint(slice *discoveryv1.EndpointSlice, e *discoveryv1.Endpo
 	out.Labels = podLabels(pod)
 	delete(out.Labels, mesh.UnreadyLabel) // the pod's own word for it counts for nothing
 	out.Labels[mesh.WorkloadLabel] = pod.Namespace + "/" + pod.Name
-	out.ServiceAccount = pod.Spec.ServiceAccountName
+	out.ServiceAccount = account(pod)
 	return out
 }
 

@@ -45,20 +45,16 @@ spec:
 `)
 	kubectl(t, "", "-n", "shop", "rollout", "status", "statefulset/store", "--timeout=60s")
 	names := map[string]string{
-		"ClusterIP":         "http://" + kubectl(t, "", "-n", "shop", "get", "service", "pay", "-o", "jsonpath={.spec.clusterIP}") + "/",
-		"headless":          "http://store.shop.svc.cluster.local:8080/",
-		"one of headless":   "http://store-1.store.shop.svc.cluster.local:8080/",
-		"pod address":       "http://" + podIP(t, "shop", "pay") + ":8080/",
-		"ExternalName":      "http://alias.shop.svc.cluster.local/",
-		"service w/o mesh":  "http://outsider.plain.svc.cluster.local/",
-		"pod w/o mesh":      "http://" + podIP(t, "plain", "outsider") + ":8080/",
-		"own Service":       "http://cart.shop/",
-		"control plane API": "",
+		"ClusterIP":        "http://" + kubectl(t, "", "-n", "shop", "get", "service", "pay", "-o", "jsonpath={.spec.clusterIP}") + "/",
+		"headless":         "http://store.shop.svc.cluster.local:8080/",
+		"one of headless":  "http://store-1.store.shop.svc.cluster.local:8080/",
+		"pod address":      "http://" + podIP(t, "shop", "pay") + ":8080/",
+		"ExternalName":     "http://alias.shop.svc.cluster.local/",
+		"service w/o mesh": "http://outsider.plain.svc.cluster.local/",
+		"pod w/o mesh":     "http://" + podIP(t, "plain", "outsider") + ":8080/",
+		"own Service":      "http://cart.shop/",
 	}
 	for name, url := range names {
-		if url == "" {
-			continue
-		}
 		t.Run(name, func(t *testing.T) {
 			answered(t, 10*time.Second, 200, "shop", "deploy/cart", url)
 			r := call(t, "shop", "deploy/cart", url).reply(t)
@@ -71,6 +67,15 @@ spec:
 			}
 		})
 	}
+	// The control plane's own pods are no workloads: who calls one goes on being configured, and who is sent everything starts.
+	t.Run("a pod of the control plane, and full discovery", func(t *testing.T) {
+		ip := kubectl(t, "", "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=signetd", "-o", "jsonpath={.items[0].status.podIP}")
+		answered(t, 10*time.Second, 200, "shop", "deploy/cart", "http://"+ip+":15014/metrics")
+		deploy(t, workload{ns: "shop", name: "whole", annotations: `proxy.istio.io/config: "proxyMetadata: {discovery: full}"`})
+		answered(t, 10*time.Second, 200, "shop", "deploy/whole", pay)
+		answered(t, 10*time.Second, 200, "shop", "deploy/cart", "http://whole/")
+		kubectl(t, "", "-n", "shop", "delete", "deployment", "whole", "--wait=false")
+	})
 	t.Run("server-first port declared TCP", func(t *testing.T) {
 		out := kubectl(t, "", "-n", "shop", "exec", "deploy/cart", "-c", "app", "--", "/app", "tcp", "store-0.store.shop.svc.cluster.local:7000")
 		if !strings.Contains(out, "hello from store") {

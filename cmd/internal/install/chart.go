@@ -173,8 +173,10 @@ func Render(values map[string]any, namespace, version string) (*Rendered, error)
 	if err != nil {
 		return nil, fmt.Errorf("rendering the chart: %w", err)
 	}
-	if err := r.add(namespaceText(namespace)); err != nil {
-		return nil, err
+	if !slices.Contains(preset, namespace) {
+		if err := r.add(namespaceText(namespace)); err != nil {
+			return nil, err
+		}
 	}
 	for _, crd := range c.CRDObjects() {
 		if err := r.add(string(crd.File.Data)); err != nil {
@@ -210,6 +212,9 @@ func capabilitiesOf(c *chart.Chart, version string) (*chartutil.Capabilities, er
 	capabilities.KubeVersion = *parsed
 	return capabilities, nil
 }
+
+// preset are the namespaces that Kubernetes makes itself: what else lives there must not meet our Pod Security labels.
+var preset = []string{"default", "kube-system", "kube-public", "kube-node-lease"}
 
 // namespaceText is the namespace of the control plane, which passes the strictest of the Pod Security Standards.
 func namespaceText(name string) string {

@@ -113,6 +113,9 @@ func TestInstallAndUninstall(t *testing.T) {
 		t.Errorf("a policy while nobody judges: %v, want a refusal by the webhook", err)
 	}
 
+	if _, err := install.PlanRemoval(t.Context(), config, "nope", "signet", true); err == nil || !strings.Contains(err.Error(), `not installed in namespace "nope" but in "signet-system"`) {
+		t.Errorf("a removal from another namespace: %v", err)
+	}
 	told := a.remove("signet", false)
 	if !strings.Contains(told, "keep   signet-system secrets/signet-ca") || !strings.Contains(told, "keep   namespaces/signet-system") {
 		t.Errorf("a plain removal does not say that it keeps the CA:\n%s", told)
@@ -387,5 +390,28 @@ spec: {automountServiceAccountToken: false, containers: [{name: a, image: a}]}}`
 	}
 	for _, o := range all {
 		a.delete(o)
+	}
+}
+
+// TestPresetNamespaces: a namespace of Kubernetes' own is not made ours, and gets no Pod Security labels.
+func TestPresetNamespaces(t *testing.T) {
+	var o install.Options
+	o.Profile, o.Namespace = "default", "mesh"
+	values, err := o.Values()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for namespace, want := range map[string]bool{"default": false, "kube-system": false, "mesh": true} {
+		made, err := install.Render(values, namespace, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := made.Print(&out); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "\nkind: Namespace\n"); got != want {
+			t.Errorf("%s: Namespace printed is %v", namespace, got)
+		}
 	}
 }

@@ -107,6 +107,9 @@ func PlanRemoval(ctx context.Context, cfg *rest.Config, namespace, revision stri
 					namespace, found[i].GetAnnotations()["meta.helm.sh/release-name"])
 			}
 		}
+		if err := r.elsewhere(found); err != nil {
+			return nil, err
+		}
 		r.take(gvr, found)
 	}
 	if err := r.state(ctx, func(name string) bool { return name == r.lease() || name == r.lastGood() }); err != nil {
@@ -122,6 +125,16 @@ func PlanRemoval(ctx context.Context, cfg *rest.Config, namespace, revision stri
 		return nil, err
 	}
 	return r, r.users(ctx)
+}
+
+// elsewhere refuses what belongs to an installation in another namespace.
+func (r *Removal) elsewhere(found []unstructured.Unstructured) error {
+	for i := range found {
+		if o := &found[i]; o.GetKind() == "Deployment" && o.GetNamespace() != r.namespace {
+			return fmt.Errorf("revision %q is not installed in namespace %q but in %q: give --namespace %s", r.revision, r.namespace, o.GetNamespace(), o.GetNamespace())
+		}
+	}
+	return nil
 }
 
 // lease and lastGood are what the control plane of this revision keeps for itself alone.

@@ -76,6 +76,43 @@ func (p *Pod) issuer(control string) (*caclient.Client, error) {
 		TrustDomain: p.TrustDomain, Workload: p.Namespace + "/" + p.Name})
 }
 
+// rootsEvery is how often the mounted bundle is looked at while the control plane can't be reached.
+const rootsEvery = 10 * time.Second
+
+// followRoots trusts what the mounted bundle has, beside what is trusted already, for as long as there is no connection to the
+// control plane: its certificate may be under a root that came while this sidecar was away. Once connected it is told.
+func (p *podlife) followRoots(ctx context.Context) {
+	read := caclient.FileRoots(p.n.cfg.Pod.RootsPath)
+	tick := time.NewTicker(rootsEvery)
+	defer tick.Stop()
+	for {
+		p.n.mu.Lock()
+		ads := p.n.ads
+		p.n.mu.Unlock()
+		if ads == nil || !ads.Status().Connected {
+			p.trustMounted(read)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (p *podlife) trustMounted(read func() ([]*x509.Certificate, error)) {
+	roots, err := read()
+	if err == nil {
+		if have := p.n.rotator.Current().Bundles[p.n.cfg.Pod.TrustDomain]; have != nil {
+			roots = append(have.Roots(), roots...)
+		}
+		err = p.n.rotator.Trust(roots)
+	}
+	if err != nil {
+		p.n.cfg.Log.Warn("the mounted trust bundle is not used", "error", err)
+	}
+}
+
 // apply runs a view with what only this pod knows filled in. Of one that can't be run the DNS server learns nothing, unless it is
 // the first: that is tried again until it can.
 func (p *podlife) apply(v *mesh.View) error {
@@ -130,6 +167,7 @@ func (p *podlife) run(ctx context.Context) error {
 	g.Go(func() error { return serveHTTP(ctx, ports.Ready, each, health) })
 	g.Go(func() error { return serveHTTP(ctx, ports.Metrics, each, metrics) })
 	g.Go(func() error { return p.n.admin.Run(ctx) })
+	g.Go(func() error { p.followRoots(ctx); return nil })
 	if p.dns != nil {
 		g.Go(func() error { return p.dns.Run(ctx) })
 	}

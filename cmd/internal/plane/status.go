@@ -41,6 +41,8 @@ type ProxyStatus struct {
 	Since     time.Time `json:"since"`
 	// Refusal is why it keeps an older configuration; "" if it doesn't.
 	Refusal string `json:"refusal,omitempty"`
+	// Pod is what the pod says of itself, of one that no replica of a cluster knows a sidecar of; "" elsewhere.
+	Pod string `json:"pod,omitempty"`
 }
 
 // findings are the problems of the configuration in force.

@@ -50,6 +50,7 @@ func (k *cluster) status(ctx context.Context, names []string) (*meshStatus, erro
 		out.Silent = append(out.Silent, "control plane: "+err.Error()) // who may see pods of one namespace alone
 	} else {
 		out.Control = k.askControl(ctx, found.pods, out)
+		k.missing(ctx, out.Control)
 	}
 	k.askSidecars(ctx, pods, out)
 	out.sort()
@@ -57,6 +58,28 @@ func (k *cluster) status(ctx context.Context, names []string) (*meshStatus, erro
 		return nil, fmt.Errorf("asking cluster %s for status: nothing answers\n  %s", k.name, strings.Join(out.Silent, "\n  "))
 	}
 	return out, nil
+}
+
+// connectTime is how old an injected pod may be without a sidecar that is connected.
+const connectTime = 30 * time.Second
+
+// missing adds the injected pods whose sidecars no replica knows, as not connected. Who may not list the pods of --namespace, or of all
+// namespaces, sees those that connected only.
+func (k *cluster) missing(ctx context.Context, c *plane.Status) {
+	pods, err := k.pods(ctx, k.remote.namespace, "")
+	if err != nil || c == nil {
+		return
+	}
+	known := map[string]bool{}
+	for _, p := range c.Proxies {
+		known[p.Workload] = true
+	}
+	for _, p := range pods {
+		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || p.DeletionTimestamp != nil
+		if name := p.Namespace + "/" + p.Name; injected(p) && !over && !known[name] && time.Since(p.CreationTimestamp.Time) > connectTime {
+			c.Proxies = append(c.Proxies, plane.ProxyStatus{Workload: name, Since: p.CreationTimestamp.Time, Pod: stateOf(p)})
+		}
+	}
 }
 
 // named are the pods whose sidecars are asked.
@@ -194,6 +217,9 @@ func (s *meshStatus) writeReplicas(w io.Writer) {
 		note := "-"
 		if p.Refusal != "" {
 			note = "keeps its last good configuration: " + oneLine(p.Refusal)
+		}
+		if p.Pod != "" {
+			note = "its pod: " + p.Pod
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Workload, yesNo(p.Connected), yesNo(p.InSync), p.Since.UTC().Format(time.RFC3339), note)
 	}
