@@ -159,6 +159,9 @@ func pluggedCA(t *testing.T) {
 		}
 		return nil
 	})
+	if out := kubectl(t, "", "-n", system, "get", "events", "--field-selector", "involvedObject.name=cacerts", "-o", "jsonpath={.items[*].reason}"); !strings.Contains(out, "PluggedCARefused") {
+		t.Errorf("Events about the Secret: %q", out)
+	}
 	if trusted() {
 		t.Error("the root of a mismatched set is published")
 	}
